@@ -1,0 +1,76 @@
+"""The Normalizer contract: Item → draft record batches.
+
+A normalizer knows one family of formats. It yields draft batches (built with `RecordBuilder`) of one or several
+modalities, and `Bad` for a record that cannot be had while its neighbours can. Raising RecordError ends the item: the
+engine quarantines what was not yet yielded. Windowing happens here, by data only, never by blocks, commits or a clock.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from headrace.connectors.contract import Blob, BytesBlob, Item
+from headrace.schemas.errors import RecordError
+from headrace.schemas.record import Modality
+
+
+class NormalizerConfig(BaseModel):
+    """Base of record settings: unknown fields are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Budgets that hostile input may not exceed; checked from headers before memory is asked for."""
+
+    max_bytes: int = 1 << 30  #: decoded bytes held at once for one record
+    max_ratio: int = 1000  #: decompressed / compressed
+    max_pixels: int = 1 << 28  #: of one image, frame or raster band that must be decoded whole
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One record that could not be had; its neighbours go on."""
+
+    reason: str  #: a code of headrace.schemas.errors.REASONS
+    message: str
+    locator: str
+    data: bytes | None = None  #: raw bytes, where they are small and at hand
+
+
+Normalized = pa.RecordBatch | Bad
+
+
+class Normalizer(ABC):
+    """Item → drafts. Registered under the entry point group `headrace.normalizers`."""
+
+    Config: ClassVar[type[NormalizerConfig]] = NormalizerConfig
+    #: The modality whose name the stream bears; others it yields become `<stream>.<modality>`.
+    modality: ClassVar[Modality]
+    #: Modalities that may come besides.
+    derived: ClassVar[tuple[Modality, ...]] = ()
+
+    def __init__(self, config: Any, limits: Limits | None = None) -> None:
+        self.config: Any = config
+        self.limits = limits or Limits()
+
+    @abstractmethod
+    def open(self, item: Item) -> Iterator[Normalized]:
+        """The records of one item, in an order that depends on the item alone. Raises: RecordError."""
+
+
+def blob_of(item: Item) -> Blob:
+    """The item's single object as a Blob. Raises: RecordError if it is a table or several files."""
+    if isinstance(item.data, Blob):
+        return item.data
+    if isinstance(item.data, (bytes, bytearray, memoryview)):
+        return BytesBlob(item.headers.get("object", ""), bytes(item.data))
+    kind = "several files" if isinstance(item.data, list) else "a table"
+    raise RecordError("inconsistent", f"one file was expected, this item is {kind}")
