@@ -26,7 +26,17 @@ from typing import Any
 
 
 class HeadraceError(Exception):
-    """Root of everything that headrace raises on purpose."""
+    """Root of everything that headrace raises on purpose. All travel between processes with their attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.args, self.__dict__.copy()))
+
+
+def _rebuild(cls: type[HeadraceError], args: tuple[Any, ...], attributes: dict[str, Any]) -> HeadraceError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigError(HeadraceError):
@@ -64,13 +74,6 @@ class RecordError(HeadraceError):
         self.message = message
         self.locator = locator
         super().__init__(f"{reason}: {message}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild_record_error, (self.reason, self.message, self.locator))
-
-
-def _rebuild_record_error(reason: str, message: str, locator: str | None) -> RecordError:
-    return RecordError(reason, message, locator=locator)
 
 
 #: Every reason code, with the sentence shown in tables.

@@ -1,0 +1,289 @@
+"""The connector `files`: a folder, a bucket or a list of URLs, one split per file or part of a file.
+
+What a split yields depends on what its first bytes say it is:
+
+    JSON Lines, also compressed   record batches of lines, about 1 MiB each; position: byte offset after the last line
+    zip, tar                      one item a member, or a WebDataset key; position: number of members done
+    WARC, ARC                     one item a response, resource or conversion; position: [file offset, bytes into it]
+    everything else               one blob, decompressed if need be; position: "end"
+
+Large JSON Lines files are divided into byte ranges (`x.jsonl#bytes=0-268435456`), large rasters and videos into
+numbered parts of one object (`x.tif#part=1/4`), which their normalizers divide by blocks and key frames.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from headrace.connectors.blobs import FileBlob, spool
+from headrace.connectors.containers import (
+    Bounds,
+    Part,
+    group_headers,
+    grouped_reads,
+    in_turn,
+    line_reads,
+    locator,
+    part_reads,
+    primary,
+)
+from headrace.connectors.contract import Blob, Broken, Connector, Item, Position, Read, Split
+from headrace.connectors.expand import Budget
+from headrace.connectors.file_groups import Group, group_files
+from headrace.connectors.file_store import Entry, FsspecStore, LocalStore, Store, changed
+from headrace.connectors.files_config import FilesConfig
+from headrace.connectors.http_store import HttpStore
+from headrace.connectors.lines import skip_to_line
+from headrace.connectors.opened_file import Contents, OpenedFile
+from headrace.connectors.path_glob import PathGlob
+from headrace.connectors.sniff import UNKNOWN
+from headrace.connectors.web_parts import web_reads
+from headrace.schemas.errors import RecordError
+from headrace.schemas.record import Modality
+
+END = "end"
+_SUFFIX = re.compile(r"#(?:bytes=(\d+)-(\d+)|part=(\d+)/(\d+))$")
+_REMEMBERED = 1 << 17  #: files whose contents are kept in mind
+
+
+class Files(Connector):
+    """Files of any kind: local, on S3 and other object stores, or on web servers."""
+
+    Config = FilesConfig
+    bounded = True
+    replay = "exact"
+    example = "{type: files, root: data/bulletins, glob: '**/*.jsonl.zst'}"
+
+    def __init__(self, config: FilesConfig) -> None:
+        super().__init__(config)
+        self._glob = [PathGlob(pattern) for pattern in config.glob]
+        self._exclude = [PathGlob(pattern) for pattern in config.exclude]
+        self._bounds = Bounds(Budget(config.max_ratio), config.max_line_bytes, config.max_object_bytes)
+        self._opened_store: Store | None = None
+        self._groups: dict[str, Group] = {}
+        self._contents: dict[tuple[str, str], Contents] = {}
+
+    @property
+    def _store(self) -> Store:
+        if self._opened_store is None:
+            self._opened_store = _open_store(self.config)
+        return self._opened_store
+
+    def describe(self) -> str:
+        return f"files {self._store.describe()}"
+
+    def probe(self) -> None:
+        next(iter(self._store.entries()), None)
+
+    def close(self) -> None:
+        if self._opened_store is not None:
+            self._opened_store.close()
+            self._opened_store = None
+
+    # -- listing ------------------------------------------------------------------------------------------------------
+
+    def splits(self) -> Iterator[Split]:
+        select = self.config.select
+        wanted = None if select == "none" else select
+        for unit in self._list():
+            if select is not None and wanted not in self._modalities_of(unit):
+                continue
+            if isinstance(unit, Group):
+                yield Split(unit.id, unit.pin, max(unit.size, 1))
+            else:
+                yield from self._divided(unit)
+
+    def modalities(self) -> dict[str, tuple[int, int]]:
+        """(files, bytes) by modality, `none` for what no format claims: the streams that a folder calls for."""
+        out: dict[str, tuple[int, int]] = {}
+        for unit in self._list():
+            for modality in self._modalities_of(unit):
+                files, size = out.get(modality or "none", (0, 0))
+                out[modality or "none"] = (files + 1, size + unit.size)
+        return dict(sorted(out.items()))
+
+    def _list(self) -> list[Group | Entry]:
+        """Groups and single files, sorted by id; groups are remembered for `read`."""
+
+        def wanted(id: str) -> bool:
+            return any(g.matches(id) for g in self._glob) and not any(g.matches(id) for g in self._exclude)
+
+        entries = sorted((entry for entry in self._store.entries() if wanted(entry.id)), key=lambda entry: entry.id)
+        groups, alone = group_files(self.config.group, entries, self._read_small)
+        self._groups = {group.id: group for group in groups}
+        units: list[Group | Entry] = [*groups, *alone]
+        return sorted(units, key=lambda unit: unit.id)
+
+    def _read_small(self, entry: Entry) -> bytes:
+        with self._store.open(entry.id, entry.pin) as stream:
+            return stream.read()
+
+    def _divided(self, entry: Entry) -> Iterator[Split]:
+        step = self.config.divide_bytes
+        found = UNKNOWN if entry.size <= step else self._look(entry).format
+        if found.name == "jsonl":
+            for begin in range(0, entry.size, step):
+                end = min(begin + step, entry.size)
+                yield Split(f"{entry.id}#bytes={begin}-{end}", entry.pin, end - begin)
+        elif found.modality in ("raster", "video") and found.name not in ("vrt", "wcs-xml", "envi"):
+            pieces = -(-entry.size // step)
+            for number in range(1, pieces + 1):
+                yield Split(f"{entry.id}#part={number}/{pieces}", entry.pin, -(-entry.size // pieces))
+        else:
+            yield Split(entry.id, entry.pin, max(entry.size, 1))
+
+    def _modalities_of(self, unit: Group | Entry) -> frozenset[Modality | None]:
+        if isinstance(unit, Group):
+            return frozenset({primary([self._look(entry).format for entry in unit.entries]).modality})
+        return self._look(unit).modalities
+
+    def _look(self, entry: Entry) -> Contents:
+        """What a file is and holds, remembered while it is unchanged."""
+        key = (entry.id, entry.pin)
+        if key not in self._contents:
+            if len(self._contents) >= _REMEMBERED:
+                self._contents.clear()
+            if entry.refused or entry.size == 0:
+                self._contents[key] = Contents(UNKNOWN, [])
+            else:
+                with self._store.open(entry.id, entry.pin) as stream:
+                    file = OpenedFile(self._blob(entry), stream, self._bounds)
+                    # A compressed file cannot be divided, whatever it holds: its own format is the compression.
+                    self._contents[key] = Contents(file.outer, file.formats())
+        return self._contents[key]
+
+    def _blob(self, entry: Entry) -> Blob:
+        store, id, pin = self._store, entry.id, entry.pin
+        return FileBlob(id, entry.size, lambda: store.open(id, pin), store.local_path(id))
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def read(self, split: Split, after: Position) -> Iterator[Read]:
+        if after == END:
+            return
+        if (split.pin or "").startswith("group:"):
+            yield from self._read_group(split)
+            return
+        suffix = _SUFFIX.search(split.id)
+        id = split.id[: suffix.start()] if suffix else split.id
+        entry = self._store.planned(id, split.pin)
+        if entry.refused:
+            yield Broken(entry.refused[0], f"{id}: {entry.refused[1]}", END, "{}")
+        elif entry.size == 0:
+            yield Broken("empty", f"{id} has no bytes", END, "{}")
+        else:
+            with self._store.open(id, entry.pin, entry) as stream:
+                yield from self._read_file(OpenedFile(self._blob(entry), stream, self._bounds), entry, suffix, after)
+            # A file that was rewritten in place while it was read gave a mixture.
+            self._store.check_after(id, entry.pin)
+
+    def _read_file(
+        self, file: OpenedFile, entry: Entry, suffix: re.Match[str] | None, after: Position
+    ) -> Iterator[Read]:
+        headers = {**self._store.headers(entry.id), "format": file.format.name, "object": entry.id}
+        if suffix and suffix[3]:
+            yield Item(file.blob, END, headers={**headers, "part": f"{suffix[3]}/{suffix[4]}"})
+        elif file.layout == "lines":
+            begin, stop = (int(suffix[1]), int(suffix[2])) if suffix else (0, None)
+            yield from self._read_lines(file, headers, begin, stop, after)
+        elif file.layout in ("tar", "zip"):
+            yield from self._told(entry, lambda contents: self._read_archive(file, contents, after), after)
+        elif file.layout == "web":
+            yield from self._told(entry, lambda contents: self._read_web(file, contents, after), after)
+        elif file.layout == "nested":
+            message = f"{entry.id} is a {file.format.name} inside {file.compression}; this nesting is not opened"
+            yield Broken("unsupported", message, END, "{}")
+        elif file.compression:
+            yield from self._read_compressed(file, headers, after)
+        else:
+            yield Item(file.blob, END, headers=headers)
+
+    def _read_lines(
+        self, file: OpenedFile, headers: dict[str, str], begin: int, stop: int | None, after: Position
+    ) -> Iterator[Read]:
+        if after is None and begin > 0:
+            source = file.source(begin - 1)
+            skip_to_line(source)
+        else:
+            source = file.source(begin if after is None else after)
+        yield from line_reads(source, headers, stop, self.config.max_line_bytes)
+        damage = source.damage
+        if damage is not None:
+            where = locator(byte=source.position, **({"damage": damage.locator} if damage.locator else {}))
+            yield Broken(damage.reason, f"{file.blob.id}: {damage.message}", END, where)
+
+    def _read_compressed(self, file: OpenedFile, headers: dict[str, str], after: Any) -> Iterator[Read]:
+        """A decompressed object: what came before the damage, then the damage."""
+        id = file.blob.id
+        blob: Blob | None
+        try:
+            name = file.name.rpartition("/")[2]
+            blob, damage = spool(file.source(), f"{id}/{name}", self.config.max_object_bytes)
+        except RecordError as exc:
+            blob, damage = None, exc
+        out: list[Read] = []
+        if blob is not None and blob.size and (damage is None or damage.reason in ("truncated", "corrupt")):
+            out.append(Item(blob, END, headers={**headers, "truncated": "1"} if damage else headers))
+        if damage is not None:
+            out.append(Broken(damage.reason, f"{id}: {damage.message}", END, damage.locator or "{}"))
+        if not out:
+            out.append(Broken("empty", f"{id} decompresses to no bytes", END, "{}"))
+        yield from in_turn(out, None, END, after)
+
+    def _told(self, entry: Entry, reader: Any, after: Any) -> Iterator[Read]:
+        """What a container gives. Its damage is told in one stream only, and one that holds nothing says so."""
+        select = self.config.select
+        contents = Contents(UNKNOWN, []) if select is None else self._look(entry)
+        nothing = after is None and (select is None or contents.nothing)
+        for read in reader(contents):
+            nothing = False
+            if contents.is_home(select) or not isinstance(read, Broken):
+                yield read
+        if nothing:
+            yield Broken("empty", f"{entry.id} holds nothing that could become a record", END, "{}")
+
+    def _read_archive(self, file: OpenedFile, contents: Contents, after: Any) -> Iterator[Read]:
+        resume = after if isinstance(after, dict) else None
+        grouped = file.layout == "tar" and (self.config.group == "webdataset" or file.is_webdataset())
+        parts = file.parts((resume["after"] if resume else after) or 0)
+        select = self.config.select
+        if grouped:
+            yield from grouped_reads(parts, resume, self._bounds, lambda found: contents.keeps(select, found))
+        else:
+            yield from self._one_by_one(parts, resume, contents)
+
+    def _one_by_one(self, parts: Iterable[Part | Broken], resume: Any, contents: Contents) -> Iterator[Read]:
+        for part in parts:
+            if isinstance(part, Broken):
+                yield part
+            elif contents.keeps(self.config.select, part.format):
+                yield from part_reads(part, resume, self._bounds)
+            resume = None
+
+    def _read_web(self, file: OpenedFile, contents: Contents, after: Any) -> Iterator[Read]:
+        gzipped, select = file.compression == "gzip", self.config.select
+        keep = lambda found: contents.keeps(select, found)  # noqa: E731 - one short predicate
+        return web_reads(file.stream, gzipped, file.blob.id, after, self._bounds, keep)
+
+    def _read_group(self, split: Split) -> Iterator[Read]:
+        group = self._groups.get(split.id)
+        if group is None or group.pin != split.pin:
+            self._list()
+            group = self._groups.get(split.id)
+        if group is None or group.pin != split.pin:
+            raise changed(split.id, split.pin or "", "missing" if group is None else group.pin)
+        formats = [self._look(entry).format for entry in group.entries]
+        headers = {**group_headers(self.config.group, formats), "object": group.id}
+        yield Item([self._blob(entry) for entry in group.entries], END, key=group.id, headers=headers)
+
+
+def _open_store(config: FilesConfig) -> Store:
+    if config.root.startswith(("http://", "https://")):
+        return HttpStore(config.root, config.urls, config.timeout_s)
+    if config.root.startswith("file://"):
+        return LocalStore(config.root.removeprefix("file://"), config.follow_symlinks)
+    if "://" in config.root:
+        return FsspecStore(config.root, config.endpoint_url, config.storage_options)
+    return LocalStore(config.root, config.follow_symlinks)

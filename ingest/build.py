@@ -1,0 +1,142 @@
+"""One bounded run from a pipeline to a dataset: what `headrace build` and `headrace.build` call."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from headrace.ingest.coordinator import check_settings, config_guard
+from headrace.ingest.inline_engine import run_inline
+from headrace.ingest.resolve import Runtime, resolve
+from headrace.schemas.errors import ConfigError, HeadraceError
+from headrace.schemas.pipeline import Pipeline
+from headrace.shards.log import CommitLog
+from headrace.shards.store import open_store
+
+_logger = logging.getLogger(__name__)
+
+Engine = Literal["auto", "inline", "ray"]
+
+#: Below this much input Ray's start takes longer than the work.
+_INLINE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build did. `errors` is empty when everything was read."""
+
+    dataset: str
+    engine: str
+    workers: int
+    version: int
+    digest: str
+    seconds: float
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    stage_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    fitted: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Everything listed was committed or quarantined."""
+        return not self.errors
+
+
+class BuildFailed(HeadraceError):
+    """Some of the input could not be read or some of the output not written; a rerun goes on from the last commit."""
+
+    def __init__(self, message: str, result: BuildResult) -> None:
+        self.result = result
+        super().__init__(message)
+
+
+def build(
+    pipeline: Pipeline,
+    dataset: str | None = None,
+    *,
+    base: Path | None = None,
+    workers: int | None = None,
+    engine: Engine = "auto",
+    address: str | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
+    fit_only: bool = False,
+    take_over: bool = False,
+) -> BuildResult:
+    """Run a pipeline over its bounded sources until everything is committed.
+
+    A rerun over the same dataset does only what is left. Raises: ConfigError before the first byte is read; BuildFailed
+    (with the result so far) when some of the work could not be done; LogError, StorageError.
+    """
+    import os
+
+    where = dataset or pipeline.dataset
+    if not where:
+        raise ConfigError("where should the dataset go? give --out, or `dataset:` in the pipeline file", field="dataset")
+    if "://" not in where:
+        where = str(Path(where).resolve())
+    runtime = Runtime.of(pipeline, where, base or Path.cwd())
+    streams = resolve(pipeline, runtime.base)
+    config_guard(streams)
+    store = open_store(where, create=True)
+    state = CommitLog(store).replay()
+    check_settings(streams, state.settings)
+    count = workers or os.cpu_count() or 1
+    chosen = _choose(engine, streams, address)
+    began = time.monotonic()
+    observer = watch or (lambda progress: None)
+    if chosen == "ray":
+        from headrace.ingest.ray_engine import run_ray
+
+        summary = run_ray(runtime.to_json(), workers=count, watch=observer, address=address, fit_only=fit_only)
+    else:
+        summary = run_inline(runtime.to_json(), workers=count, watch=observer, fit_only=fit_only)
+    after = CommitLog(store)
+    after.replay()
+    result = BuildResult(
+        dataset=where,
+        engine=chosen,
+        workers=count,
+        version=after.state.v,
+        digest=after.state.digest,
+        seconds=time.monotonic() - began,
+        errors=summary["errors"],
+        stage_seconds=summary["seconds"],
+        fitted=summary["fitted"],
+    )
+    if result.errors:
+        first = result.errors[0]
+        more = f" (and {len(result.errors) - 1} more)" if len(result.errors) > 1 else ""
+        raise BuildFailed(f"{first['task']}: {first['message']}{more}", result)
+    if summary["unfinished"]:
+        raise BuildFailed(f"{len(summary['unfinished'])} tasks were left unfinished; run it again to go on", result)
+    if not fit_only:
+        _catalogue(store)
+    return result
+
+
+def _catalogue(store: Any) -> None:
+    from headrace.shards.catalogue import update_catalogue
+    from headrace.shards.dataset import Dataset
+
+    update_catalogue(Dataset(store))
+
+
+def _choose(engine: Engine, streams: dict[str, Any], address: str | None) -> str:
+    if engine != "auto":
+        return engine
+    if address:
+        return "ray"
+    total = 0
+    for stream in streams.values():
+        connector = stream.make_connector()
+        try:
+            for split in connector.splits():
+                total += split.weight
+                if total > _INLINE_BYTES:
+                    return "ray"
+        finally:
+            connector.close()
+    return "inline"

@@ -1,0 +1,140 @@
+"""The process that decodes: reads tasks from a pipe, does them, and writes messages back.
+
+    python -m headrace.ingest.child IN_FD OUT_FD SLOT_FILE
+
+It bounds its own memory before it touches foreign bytes, leaves word of every step in the slot, and dies with its
+supervisor. It never opens the commit log: it writes data files and hands over manifests.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from headrace.ingest.fit import collect, fit
+from headrace.ingest.lane import encode_lane
+from headrace.ingest.normalizers.registry import LIBRARIES
+from headrace.ingest.probe import probe
+from headrace.ingest.resolve import ResolvedStream, Runtime
+from headrace.ingest.slot import EXIT_OOM, Slot
+from headrace.ingest.task import Task
+from headrace.schemas.errors import HeadraceError
+from headrace.shards.store import open_store
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Channel:
+    """Messages to and from the supervisor."""
+
+    def __init__(self, in_fd: int, out_fd: int) -> None:
+        self._in = os.fdopen(in_fd, "rb")
+        self._out = os.fdopen(out_fd, "wb", buffering=0)
+        self._lock = threading.Lock()
+
+    def receive(self) -> dict[str, Any]:
+        """The next message; ends the process when the supervisor is gone."""
+        line = self._in.readline()
+        if not line:
+            os._exit(0)
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Write one message."""
+        with self._lock:
+            self._out.write(json.dumps(message).encode() + b"\n")
+
+    def commit(self, manifest: dict[str, Any]) -> None:
+        """Hand a manifest over and wait until it is committed; ends the process when the lane was taken away."""
+        self.send({"type": "cut", "manifest": manifest})
+        if "stop" in self.receive():
+            os._exit(0)
+
+    def progress(self, counters: dict[str, Any]) -> None:
+        """Tell how far the task is."""
+        self.send({"type": "progress", "counters": counters})
+
+
+def main() -> None:
+    """Serve tasks until the pipe closes."""
+    in_fd, out_fd, slot_path = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the supervisor decides
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    channel, slot = Channel(in_fd, out_fd), Slot(slot_path)
+    hello = channel.receive()
+    runtime = Runtime.from_json(hello["runtime"])
+    store = open_store(runtime.dataset)
+    streams: dict[str, ResolvedStream] = {}
+    while True:
+        task = Task.from_json(channel.receive()["task"])
+        try:
+            if task.stream and task.stream not in streams:
+                streams[task.stream] = runtime.resolve(task.stream)
+            stream = streams.get(task.stream)
+            if stream is not None:
+                _bound_memory(stream)
+            result = _do(task, stream, runtime, store, slot, channel)
+        except MemoryError:
+            os._exit(EXIT_OOM)
+        except HeadraceError as exc:
+            channel.send({"type": "failed", "error": {"type": type(exc).__name__, "message": str(exc), "traceback": traceback.format_exc()}})
+        except Exception as exc:
+            message = f"{type(exc).__name__}: {exc}"
+            channel.send({"type": "failed", "error": {"type": "internal", "message": message, "traceback": traceback.format_exc()}})
+        else:
+            channel.send({"type": "done", "result": result})
+
+
+def _do(task: Task, stream: ResolvedStream | None, runtime: Runtime, store: Any, slot: Slot, channel: Channel) -> dict[str, Any]:
+    if task.kind == "fit":
+        _unbound_memory()  # records are trusted by now: they were decoded under the limit
+        return fit(task, runtime, store)
+    if stream is None:
+        raise ValueError(f"a {task.kind} task without a stream")
+    if task.kind == "encode":
+        return encode_lane(task, stream, runtime, store, slot, channel)
+    if task.kind == "collect":
+        return collect(task, stream, runtime, store, slot, channel)
+    return probe(task, stream, runtime, store, slot)
+
+
+def _bound_memory(stream: ResolvedStream) -> None:
+    """Limit this process to its base plus the stream's allowance for a record.
+
+    RLIMIT_DATA counts private writable memory, so mapped input files are free; RLIMIT_AS would charge them.
+    """
+    for library in LIBRARIES.get(stream.spec.record.type, ()):
+        try:
+            importlib.import_module(library)
+        except ImportError:
+            continue  # the normalizer will say which extra brings it
+    base = next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData:"))
+    limit = base + (stream.spec.limits.memory_mib << 20)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _unbound_memory() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the supervisor goes, so that no orphan decodes on. Source: prctl(2)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,4 @@
+from contextlib import contextmanager
+@contextmanager
+def open_product(blobs, config, limits):
+    yield None

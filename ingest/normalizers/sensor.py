@@ -1,0 +1,117 @@
+"""Sensor readings of every kind: tables, tracks, flight logs and recordings of many topics, as windows of one channel.
+
+What it yields: `sensor` records; `text` for what is no number (rows as JSON lines, log messages); from recordings also
+`image`, `audio` and `tensor`. See sensor_series.py for the windows, sensor_clock.py for time, sensor_plan.py for columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.connectors.contract import Blob, Item
+from headrace.ingest.normalizers.contract import Bad, Normalized, Normalizer, blob_of
+from headrace.ingest.normalizers.sensor_config import SensorConfig
+from headrace.ingest.normalizers.sensor_csv import CsvTable
+from headrace.ingest.normalizers.sensor_ipc import IpcTable
+from headrace.ingest.normalizers.sensor_output import batches
+from headrace.ingest.normalizers.sensor_parquet import ParquetTable
+from headrace.ingest.normalizers.sensor_series import Draft
+from headrace.ingest.normalizers.sensor_table import Chunk, Table
+from headrace.schemas.canonical import canonical_json
+from headrace.schemas.errors import RecordError
+
+Events = Iterator[Draft | Bad]
+
+
+class SensorNormalizer(Normalizer):
+    """`record: {type: sensor, time: t, channels: {level: m}}`."""
+
+    Config = SensorConfig
+    modality = "sensor"
+    derived = ("text", "image", "audio", "tensor")
+
+    def open(self, item: Item) -> Iterator[Normalized]:
+        """The records of one table, track or recording. Raises: RecordError."""
+        yield from batches(_not_empty(self._events(item)))
+
+    def _events(self, item: Item) -> Events:
+        if isinstance(item.data, pa.RecordBatch):
+            return self._batch(item.data)
+        blob = blob_of(item)
+        name = item.headers.get("format") or ""
+        reader = self._readers().get(name)
+        if reader is None:
+            raise RecordError(
+                f"unsupported:{name or 'unknown'}",
+                f"{name or 'a file without a known format'} holds no sensor readings that are known",
+            )
+        return reader(blob)
+
+    def _readers(self) -> Mapping[str, Callable[[Blob], Events]]:
+        return {
+            "csv": lambda blob: self._csv(blob, tabs=False),
+            "tsv": lambda blob: self._csv(blob, tabs=True),
+            "text": lambda blob: self._csv(blob, tabs=False),
+            "parquet": self._parquet,
+            "arrow_file": lambda blob: self._ipc(blob, file=True),
+            "arrow_stream": lambda blob: self._ipc(blob, file=False),
+        }
+
+    def _csv(self, blob: Blob, *, tabs: bool) -> Events:
+        with blob.open() as stream:
+            table = CsvTable(stream, self.config, tabs=tabs)
+            if table.dialect.preamble.strip() and self.config.keeps_text:
+                locator = canonical_json({"preamble": True}).decode()
+                yield Draft("text", {"locator": locator, "text": table.dialect.preamble}, -1)
+            yield from self._table(table.chunks(), table.dialect.flags, table.dialect.units)
+
+    def _parquet(self, blob: Blob) -> Events:
+        table = ParquetTable(blob, self.limits)
+        for event in self._table(table.chunks(), table.flags):
+            yield event
+            while table.bad:
+                yield table.bad.pop(0)
+        yield from table.bad
+
+    def _ipc(self, blob: Blob, *, file: bool) -> Events:
+        table = IpcTable(blob, self.limits, file=file)
+        yield from self._table(table.chunks(), table.flags)
+
+    def _batch(self, batch: pa.RecordBatch) -> Events:
+        chunk = Chunk(batch, np.arange(batch.num_rows, dtype=np.int64))
+        yield from self._table(iter([chunk]), ())
+
+    def _table(self, chunks: Iterator[Chunk], flags: tuple[str, ...], units: Mapping[str, str] | None = None) -> Events:
+        """The records of a table; where its chunks end in damage, what is open gets the flag `truncated`."""
+        table: Table | None = None
+        waiting: list[Any] = []
+        try:
+            for chunk in chunks:
+                if table is None:
+                    if chunk.batch.num_rows == 0:
+                        waiting += chunk.bad
+                        continue
+                    chunk.bad = [*waiting, *chunk.bad]
+                    table = Table(chunk.batch, self.config, flags, units)
+                yield from table.add(chunk)
+        except RecordError:
+            if table is not None:
+                yield from table.finish(("truncated",))
+            raise
+        if table is not None:
+            yield from table.finish()
+        elif waiting:
+            raise RecordError(waiting[0].reason, f"no row can be read; {waiting[0].message}")
+
+
+def _not_empty(events: Events) -> Events:
+    count = 0
+    for event in events:
+        count += 1
+        yield event
+    if count == 0:
+        raise RecordError("empty", "there is no row, message or point in it")

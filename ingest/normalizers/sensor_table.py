@@ -1,0 +1,275 @@
+"""Tables as records: turns the chunks of a table, in file order, into drafts of windows, of text rows, and of bad rows.
+
+What a chunk completes is given in the order of the row that completed it, then of the series, then of the channel: so
+the order depends on the table alone, not on how it was cut into chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.ingest.normalizers import sensor_clock
+from headrace.ingest.normalizers.contract import Bad
+from headrace.ingest.normalizers.sensor_columns import Leaf, floats
+from headrace.ingest.normalizers.sensor_config import SensorConfig
+from headrace.ingest.normalizers.sensor_instants import strings
+from headrace.ingest.normalizers.sensor_plain import plain
+from headrace.ingest.normalizers.sensor_plan import Plan
+from headrace.ingest.normalizers.sensor_rows import BadRow, BadRuns, TextRows, json_lines
+from headrace.ingest.normalizers.sensor_series import Channel, Draft, Series, Values
+from headrace.ingest.normalizers.sensor_time import Bool, Int64
+from headrace.ingest.normalizers.sensor_units import to_ucum
+from headrace.schemas.canonical import canonical_json
+from headrace.schemas.errors import RecordError
+
+MAX_PENDING = 64 << 20  #: bytes of open windows; beyond it (very many devices) all of them end
+MAX_SLICE = 8 << 20  #: bytes of text taken from a chunk at once
+
+
+@dataclass
+class Chunk:
+    """Some rows of a table. `rows`: their numbers in the object; `raw(i)`: where row i of the batch stands, and its bytes.
+
+    damaged: top-level column → how many rows of it could be read; the others hold nulls. lossy: column → rows whose
+    number lost bits before it came here.
+    """
+
+    batch: pa.RecordBatch
+    rows: Int64
+    bad: list[BadRow] = field(default_factory=list)
+    raw: Callable[[int], tuple[Mapping[str, Any], bytes | None]] | None = None
+    damaged: Mapping[str, int] = field(default_factory=dict)
+    lossy: Mapping[str, Bool] = field(default_factory=dict)
+
+
+class Table:
+    """One table's open windows. `flags`: findings that hold for the whole table."""
+
+    def __init__(
+        self,
+        first: pa.RecordBatch,
+        config: SensorConfig,
+        flags: Sequence[str] = (),
+        units: Mapping[str, str] | None = None,
+    ) -> None:
+        self.config = config
+        self.plan = Plan(first, config, units)
+        self.text_bytes = 0
+        clock = self.plan.clock
+        self._series: dict[tuple[str | None, str | None], Series] = {}
+        self._flags = set(flags)
+        self._text = TextRows(
+            1 if config.text_column else config.text_rows,
+            time_source=clock.source,
+            absolute=clock.absolute,
+            order=1 << 40,
+        )
+        self._bad = BadRuns()
+        self._said_unsupported = False
+
+    # chunks -----------------------------------------------------------------------------------------------------------
+
+    def add(self, chunk: Chunk) -> Iterator[Draft | Bad]:
+        """Take a chunk; gives what it completed."""
+        if self.plan.unsupported and not self._said_unsupported:
+            self._said_unsupported = True
+            for name in self.plan.unsupported:
+                locator = canonical_json({"column": name}).decode()
+                yield Bad(
+                    "unsupported:variant", f"column {name!r} holds Parquet variants, which are not decoded", locator
+                )
+        reading = self.plan.clock.read(chunk.batch, chunk.rows)
+        self._flags |= reading.flags
+        events: list[tuple[int, tuple[int, ...], Draft | Bad]] = []
+        bad = list(chunk.bad)
+        ok = reading.ok
+        if not self.plan.numbers:
+            ok = np.ones(len(chunk.rows), np.bool_)
+        elif not ok.all():
+            bad += [self._untimed(chunk, int(i), bool(reading.present[i])) for i in np.flatnonzero(~ok)]
+        for row in sorted(bad, key=lambda b: b.row):
+            last = self._bad.last_row
+            ended = self._bad.add(row)
+            if ended is not None:
+                events.append((last, (-1,), ended))
+        rows = np.flatnonzero(ok)
+        if self.plan.numbers and len(rows):
+            events += [(d.last_row, d.order, d) for d in self._samples(chunk, rows, reading)]
+        if self.plan.shown and len(rows):
+            t = reading.t if self.plan.clock.how != "row" else None
+            events += [(d.last_row, d.order, d) for d in self._lines(chunk, rows, t, reading.ok)]
+        for _, _, event in sorted(events, key=lambda e: e[:2]):
+            yield event
+        if self._waiting() > MAX_PENDING:
+            yield from self._close_windows(())
+
+    def finish(self, flags: Sequence[str] = ()) -> Iterator[Draft | Bad]:
+        """What is left, with these flags."""
+        ended = self._bad.finish()
+        if ended is not None:
+            yield ended
+        yield from self._close_windows(flags)
+        self._text.flags = self._flags
+        text = self._text.finish(flags)
+        if text is not None:
+            yield text
+
+    def _close_windows(self, flags: Sequence[str]) -> Iterator[Draft]:
+        for series in self._series.values():
+            series.flags = self._flags
+            yield from series.finish(flags)
+
+    def _waiting(self) -> int:
+        return sum(s.pending for s in self._series.values()) * (16 + 9 * len(self.plan.channels))
+
+    def _untimed(self, chunk: Chunk, index: int, present: bool) -> BadRow:
+        place, data = chunk.raw(index) if chunk.raw is not None else (None, None)
+        locator = place if place is not None else {"row": int(chunk.rows[index])}
+        if data is None:
+            columns = [(x.name, plain(x.read(chunk.batch.slice(index, 1)))) for x in self.plan.leaves]
+            data = canonical_json({name: value[0] for name, value in columns}).decode().encode()[:4096]
+        names = "+".join(self.plan.clock.columns)
+        if not present:
+            return BadRow(int(chunk.rows[index]), "no_time", f"row {chunk.rows[index]} has no {names}", locator, data)
+        shown = [chunk.batch.column(n)[index] for n in self.plan.clock.columns]
+        message = f"{names} is {' '.join(map(str, shown))[:100]!r}, which is no time between 1678 and 2261 as the rows before it are"
+        return BadRow(int(chunk.rows[index]), "wrong_type", message, locator, data)
+
+    def _samples(self, chunk: Chunk, rows: Int64, reading: sensor_clock.Reading) -> Iterator[Draft]:
+        values = [floats(leaf.read(chunk.batch), self.config.missing_numbers) for leaf in self.plan.numbers]
+        for leaf, column in zip(self.plan.numbers, values):
+            column.lossy = chunk.lossy.get(leaf.top, column.lossy)
+            if leaf.top in chunk.damaged:
+                column.damaged = np.arange(len(chunk.rows)) >= chunk.damaged[leaf.top]
+        whole = len(rows) == len(chunk.rows)
+        for key, unit, chosen in self._groups(chunk, rows):
+            series = self._series.get(key)
+            if series is None:
+                series = self._series[key] = self._new_series(key, unit)
+            series.flags = self._flags
+            picked = None if whole and chosen is None else rows if chosen is None else chosen
+            parts = values if picked is None else [_take(v, picked) for v in values]
+            marks = {n: m if picked is None else m[picked] for n, m in reading.marks.items()}
+            t, numbers = (reading.t, chunk.rows) if picked is None else (reading.t[picked], chunk.rows[picked])
+            yield from series.add(numbers, t, parts, marks)
+
+    def _groups(
+        self, chunk: Chunk, rows: Int64
+    ) -> Iterator[tuple[tuple[str | None, str | None], str | None, Int64 | None]]:
+        """(device, channel), unit and rows of each series of the chunk; rows None: all of them."""
+        columns = [leaf for leaf in (self.plan.device, self.plan.names) if leaf is not None]
+        if not columns:
+            yield (None, None), None, None
+            return
+        codes = np.zeros(len(chunk.rows), np.int64)
+        tables: list[list[Any]] = []
+        for leaf in columns:
+            coded = pc.fill_null(strings(leaf.read(chunk.batch)), "").dictionary_encode()
+            table = coded.dictionary.to_pylist()
+            codes = codes * max(1, len(table)) + np.frombuffer(coded.indices.buffers()[1], np.int32)[: len(codes)]
+            tables.append(table)
+        units = strings(self.plan.unit.read(chunk.batch)) if self.plan.unit is not None else None
+        order = np.argsort(codes[rows], kind="stable")
+        grouped = rows[order]
+        borders = np.flatnonzero(np.diff(codes[grouped], prepend=-1))
+        groups = [grouped[start:end] for start, end in zip(borders, [*borders[1:], len(grouped)])]
+        for chosen in sorted(groups, key=lambda g: int(g[0])):
+            code = int(codes[chosen[0]])
+            names: list[str] = []
+            rest = code
+            for table in reversed(tables):
+                rest, index = divmod(rest, max(1, len(table)))
+                names.insert(0, table[index])
+            by_leaf = dict(zip([leaf.name for leaf in columns], names))
+            device = by_leaf[self.plan.device.name] if self.plan.device is not None else None
+            channel = by_leaf[self.plan.names.name] if self.plan.names is not None else None
+            yield (device or None, channel), units[int(chosen[0])].as_py() if units is not None else None, chosen
+
+    def _new_series(self, key: tuple[str | None, str | None], unit: str | None) -> Series:
+        device, name = key
+        channels = self.plan.channels
+        if name is not None:
+            known = to_ucum(unit) if unit else None
+            extra = {"unit": unit} if unit and known is None else {}
+            single = len(channels) == 1
+            channels = [
+                Channel(name if single else f"{name}.{c.name}", known or c.unit, {**c.extra, **extra}, c.transforms)
+                for c in channels
+            ]
+        return Series(
+            channels,
+            self.config.window,
+            place={"device": device} if device is not None else {},
+            device=device,
+            time_source=self.plan.clock.source,
+            absolute=self.plan.clock.absolute,
+            period_ns=round(self.config.period_s * 1e9) if self.config.period_s else None,
+            position=self.plan.position,
+            order=len(self._series),
+        )
+
+    # text -------------------------------------------------------------------------------------------------------------
+
+    def _lines(self, chunk: Chunk, rows: Int64, t: Int64 | None, timed: Bool) -> Iterator[Draft]:
+        shown = self.plan.shown
+        self._text.flags = self._flags
+        for start, end in _slices(chunk.batch, shown):
+            part = chunk.batch.slice(start, end - start)
+            columns = [plain(leaf.read(part)) for leaf in shown]
+            if self.config.text_column:
+                lines: Iterator[str | None] = (
+                    None if v is None else v if isinstance(v, str) else canonical_json(v).decode() for v in columns[0]
+                )
+            else:
+                lines = json_lines([leaf.name for leaf in shown], columns)
+            for index, line in zip(range(start, end), lines):
+                if line is None or not _holds(rows, index):
+                    continue
+                self.text_bytes += len(line)
+                draft = self._text.add(
+                    int(chunk.rows[index]), line, int(t[index]) if t is not None and timed[index] else None
+                )
+                if draft is not None:
+                    if self.config.text_column:
+                        draft.columns["text"] = line
+                    yield draft
+
+
+def _take(values: Values, rows: Int64) -> Values:
+    return Values(
+        values.value[rows],
+        values.valid[rows],
+        None if values.lossy is None else values.lossy[rows],
+        None if values.damaged is None else values.damaged[rows],
+    )
+
+
+def _holds(rows: Int64, index: int) -> bool:
+    at = int(np.searchsorted(rows, index))
+    return at < len(rows) and int(rows[at]) == index
+
+
+def _slices(batch: pa.RecordBatch, shown: Sequence[Leaf]) -> Iterator[tuple[int, int]]:
+    """Row ranges whose text takes at most MAX_SLICE bytes: one dictionary entry may stand for megabytes in every row."""
+    sizes = np.full(batch.num_rows, 64, dtype=np.int64)
+    for leaf in shown:
+        array = leaf.read(batch)
+        if pa.types.is_dictionary(array.type):
+            lengths = np.array(pc.fill_null(pc.binary_length(array.dictionary), 0).to_pylist() or [0], dtype=np.int64)
+            sizes += lengths[np.array(pc.fill_null(array.indices, 0).to_pylist(), dtype=np.int64)]
+        else:
+            sizes += array.nbytes // max(1, len(array))
+    start = total = 0
+    for index, size in enumerate(sizes.tolist()):
+        if total + size > MAX_SLICE and index > start:
+            yield start, index
+            start, total = index, 0
+        total += size
+    if start < batch.num_rows:
+        yield start, batch.num_rows

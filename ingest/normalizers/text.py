@@ -1,0 +1,258 @@
+"""Text records: documents, lines, JSON, tables and marked-up pages become text as it was written.
+
+A document is one record up to `max_chars` characters. Text is exact: line ends, control characters and spaces stay, and
+joining the parts of a divided document gives the document. Where markup is taken off (XML, HTML), `transforms` says so,
+and `markup: source` keeps it. Transcripts (SRT, WebVTT, TTML) go to the timed-text normalizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import orjson
+import pyarrow as pa
+from pydantic import field_validator
+
+from headrace.connectors.contract import Blob, Item
+from headrace.connectors.sniff import sniff_stream
+from headrace.ingest.normalizers import text_json, text_table
+from headrace.ingest.normalizers.contract import Bad, Normalized, Normalizer, NormalizerConfig, blob_of
+from headrace.ingest.normalizers.text_batch import Document, TextBatch, batched
+from headrace.ingest.normalizers.text_divide import divide
+from headrace.ingest.normalizers.text_encoding import TextStream, checked_encoding, decode
+from headrace.ingest.normalizers.text_fields import LANGUAGE_TAG, FieldNames, FieldPicker
+from headrace.ingest.normalizers.text_html import html_text
+from headrace.ingest.normalizers.text_xml import MarkupText, xml_text
+from headrace.schemas.errors import RecordError
+from headrace.schemas.pipeline import bytes_field
+
+#: A document up to this size is read once and held; a larger one is read twice, in flat memory.
+WHOLE_BYTES = 32 << 20
+
+_TIMED = ("srt", "webvtt", "ttml")
+_PLAIN = ("text", "markdown", "unknown")
+#: Marked-up text that a sniffer tells apart because it is data elsewhere.
+_XML = ("xml", "gpx", "vrt", "wcs-xml")
+
+
+class TextConfig(NormalizerConfig):
+    """What of a source is text."""
+
+    field: str | None = bytes_field(
+        None,
+        min_length=1,
+        description="JSON field (a name or a dotted path) or CSV column that holds the text; "
+        "default: text, content or body, else the whole value",
+    )
+    records: str | None = bytes_field(
+        None,
+        min_length=1,
+        description="path of the records inside a JSON document, for example data.paragraphs; "
+        "default: the elements of a top-level array",
+    )
+    time: str | None = bytes_field(
+        None, min_length=1, description="field that holds the time: ISO 8601, or s, ms, us or ns since 1970"
+    )
+    language: str | None = bytes_field(None, description="BCP 47 tag of all texts, for example fi")
+    language_field: str | None = bytes_field(None, min_length=1, description="field that holds the BCP 47 tag")
+    license_field: str | None = bytes_field(None, min_length=1, description="field that holds the license's SPDX id")
+    id_field: str | None = bytes_field(
+        None, min_length=1, description="field that holds an id; records with one id stay in one fold"
+    )
+    missing: Literal["quarantine", "flag"] = bytes_field(
+        "quarantine", description="what an absent or unusable time, language, license or id does to its record"
+    )
+    max_chars: int = bytes_field(
+        1 << 20, ge=16, le=1 << 28, description="a longer document is divided at a paragraph, sentence or word border"
+    )
+    encoding: str | None = bytes_field(
+        None, description="encoding of text without a byte order mark; default: UTF-8, or what a page or XML declares"
+    )
+    lines: Literal["document", "each"] = bytes_field(
+        "document", description="whether plain text is a document or a record per line"
+    )
+    markup: Literal["text", "source"] = bytes_field(
+        "text", description="whether XML and HTML give their text or their source"
+    )
+    columns: tuple[str, ...] | None = bytes_field(None, description="column names of CSV files that have no header row")
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, name: str | None) -> str | None:
+        return None if name is None else checked_encoding(name)
+
+    @field_validator("language")
+    @classmethod
+    def _language_tag(cls, tag: str | None) -> str | None:
+        if tag is not None and not LANGUAGE_TAG.fullmatch(tag):
+            raise ValueError(f"{tag!r} is not a BCP 47 tag such as `pt-BR`; a field's name goes to `language_field`")
+        return tag
+
+
+class TextNormalizer(Normalizer):
+    """Makes text records of text files, lines and tables."""
+
+    Config = TextConfig
+    modality = "text"
+
+    def __init__(self, config: Any, limits: Any = None) -> None:
+        super().__init__(config, limits)
+        self._picker = FieldPicker(
+            FieldNames(
+                text=config.field,
+                time=config.time,
+                language=config.language_field,
+                license=config.license_field,
+                id=config.id_field,
+                strict=config.missing == "quarantine",
+                fixed_language=config.language,
+            )
+        )
+
+    def open(self, item: Item) -> Iterator[Normalized]:
+        """Drafts of one item. Raises: RecordError."""
+        if isinstance(item.data, pa.RecordBatch):
+            return self._table(item, item.data)
+        blob = blob_of(item)
+        if blob.size == 0:
+            raise RecordError("empty", "the file has no bytes")
+        return self._blob(item, blob, item.headers.get("format") or _sniffed(blob))
+
+    def _table(self, item: Item, table: pa.RecordBatch) -> Iterator[Normalized]:
+        batch = TextBatch(self.config.max_chars, item.headers.get("object", ""), group=False)
+        documents: Iterator[Document | Bad]
+        if set(table.schema.names) != {"line", "byte"}:
+            documents = text_table.from_table(table, int(item.headers.get("row", 0)), self._picker)
+        elif item.headers.get("format", "jsonl") == "jsonl":
+            documents = text_json.from_lines(text_json.lines_of_table(table), self._picker)
+        else:
+            documents = self._lines(text_json.lines_of_table(table))
+        return batched(documents, batch)
+
+    def _blob(self, item: Item, blob: Blob, name: str) -> Iterator[Normalized]:
+        config = self.config
+        batch = TextBatch(config.max_chars, item.headers.get("object") or blob.id, group=True)
+        if name in _PLAIN and config.lines == "document":
+            return self._document(blob, batch)
+        if name in (*_XML, "html") and config.markup == "source":
+            return self._document(blob, batch)
+        if name in ("csv", "tsv"):
+            header = self._header(blob, name)
+            return batched(self._rows(blob, *header), batch) if header else self._document(blob, batch)
+        if name in _TIMED:
+            return self._transcript(item, name)
+        if name == "json":
+            documents = text_json.from_document(
+                blob, self._picker, encoding=config.encoding, records=config.records, limits=self.limits
+            )
+        elif name == "jsonl" or name in _PLAIN:
+            documents = self._lines_of(blob, name)
+        elif name == "html":
+            documents = self._page(html_text(self._whole(blob), config.encoding, item.headers.get("media_type")))
+        elif name in _XML:
+            documents = self._page(xml_text(self._whole(blob), config.encoding))
+        else:
+            raise RecordError(f"unsupported:{name}", f"{name} files are not text")
+        return batched(documents, batch)
+
+    def _lines_of(self, blob: Blob, name: str) -> Iterator[Document | Bad]:
+        with blob.open() as stream:
+            lines = text_json.lines_of_stream(stream, self.limits.max_bytes // text_json.PARSED_RATIO)
+            yield from text_json.from_lines(lines, self._picker) if name == "jsonl" else self._lines(lines)
+
+    def _rows(self, blob: Blob, delimiter: str, header: list[str]) -> Iterator[Document | Bad]:
+        decoded = decode(self._whole(blob), self.config.encoding)
+        has_header = self.config.columns is None
+        for document in text_table.from_csv(decoded.text, delimiter, header, has_header, self._picker):
+            if decoded.transforms and not isinstance(document, Bad):
+                document[2]["transforms"] = decoded.transforms
+            yield document
+        if decoded.torn_at is not None:
+            yield _torn(decoded.torn_at)
+
+    def _header(self, blob: Blob, name: str) -> tuple[str, list[str]] | None:
+        """(delimiter, column names) of a table with a text column; None if the file is one document."""
+        head = blob.read(1 << 20)
+        decoded = decode(head, self.config.encoding)
+        delimiter = text_table.delimiter_of(decoded.text, name)
+        header = text_table.header_of(decoded.text, delimiter, self.config.columns)
+        return (delimiter, header) if text_table.text_column(header, self.config.field) is not None else None
+
+    def _whole(self, blob: Blob) -> bytes:
+        largest = self.limits.max_bytes // 4
+        if blob.size > largest:
+            message = f"a table or marked-up page of {blob.size} bytes is parsed at once"
+            raise RecordError("too_large", f"{message}, which the limits allow up to {largest}")
+        return blob.read()
+
+    def _page(self, page: MarkupText) -> Iterator[Document | Bad]:
+        found = page.language if page.language and LANGUAGE_TAG.fullmatch(page.language) else None
+        columns = {
+            "language": self.config.language or found,
+            "transforms": page.transforms,
+            "flags": page.flags or None,
+            "extra": orjson.dumps({"title": page.title}).decode() if page.title else None,
+        }
+        yield "{}", page.text, columns
+
+    def _document(self, blob: Blob, batch: TextBatch) -> Iterator[Normalized]:
+        columns: dict[str, Any] = {"language": self.config.language}
+        if blob.size <= WHOLE_BYTES:
+            decoded = decode(blob.read(), self.config.encoding)
+            if not decoded.text:
+                reason = "empty" if decoded.torn_at is None else "truncated"
+                raise RecordError(reason, "there is no whole character in it")
+            columns["transforms"] = decoded.transforms or None
+            columns["flags"] = ["truncated"] if decoded.torn_at is not None else None
+            batch.add("{}", decoded.text, columns)
+            yield batch.finish()
+            if decoded.torn_at is not None:
+                yield _torn(decoded.torn_at)
+            return
+        parts = 0
+        with blob.open() as stream:
+            text = TextStream(stream, self.config.encoding)
+            for _ in divide(text, self.config.max_chars):
+                parts += 1
+        columns["transforms"] = text.transforms or None
+        columns["flags"] = ["truncated"] if text.torn_at is not None else None
+        at = 0
+        with blob.open() as stream:
+            for number, part in enumerate(divide(TextStream(stream, self.config.encoding), self.config.max_chars)):
+                batch.add_part("{}", part, at, number, parts, columns)
+                at += len(part)
+                if batch.full:
+                    yield batch.finish()
+        if len(batch):
+            yield batch.finish()
+        if text.torn_at is not None:
+            yield _torn(text.torn_at)
+
+    def _lines(self, lines: Iterator[tuple[int, bytes]]) -> Iterator[Document | Bad]:
+        """A record per line that is not blank, without its line end."""
+        for byte, line in lines:
+            try:
+                text = decode(line.rstrip(b"\r\n"), self.config.encoding).text
+            except RecordError as exc:
+                yield Bad(exc.reason, f"the line at byte {byte}: {exc.message}", f'{{"byte":{byte}}}', line)
+                continue
+            if text and not text.isspace():
+                yield f'{{"byte":{byte}}}', text, {"language": self.config.language}
+
+    def _transcript(self, item: Item, name: str) -> Iterator[Normalized]:
+        try:
+            from headrace.ingest.normalizers.timed_text import TimedTextNormalizer
+        except ImportError as exc:
+            raise RecordError(f"unsupported:{name}", "transcripts need the timed-text normalizer") from exc
+        normalizer = TimedTextNormalizer(TimedTextNormalizer.Config(), self.limits)
+        return normalizer.open(item)
+
+
+def _sniffed(blob: Blob) -> str:
+    with blob.open() as stream:
+        return sniff_stream(stream, blob.name).name
+
+
+def _torn(byte: int) -> Bad:
+    return Bad("truncated", f"the text ends inside the character at byte {byte}", f'{{"byte":{byte}}}', None)

@@ -1,0 +1,94 @@
+"""What a worker is told to do, as JSON: encode a lane, collect a fit set, fit a tokenizer, or probe suspects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from headrace.ingest.place import Place, PlanRow
+
+Kind = Literal["encode", "collect", "fit", "probe"]
+
+
+@dataclass(frozen=True)
+class Conviction:
+    """A record that killed its process, alone: it is quarantined and never tried again.
+
+    `split` is the digest of the split's id, `after` the position before the item (canonical JSON), `k` the output of that item that was being made,
+    `stage` read, normalize or encode.
+    """
+
+    split: str
+    after: str
+    k: int
+    stage: str
+    reason: str
+
+    def key(self) -> tuple[str, str, int, str]:
+        """What a lane looks up."""
+        return (self.split, self.after, self.k, self.stage)
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in the log."""
+        return {"split": self.split, "after": self.after, "k": self.k, "stage": self.stage, "reason": self.reason}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Conviction:
+        """The conviction of a log entry."""
+        return cls(value["split"], value["after"], value["k"], value["stage"], value["reason"])
+
+
+@dataclass
+class Task:
+    """One piece of work for a child process."""
+
+    kind: Kind
+    key: str  #: names the work within a run, e.g. "photos/L0003"
+    stream: str = ""
+    lane: int = 0
+    epoch: int = 0
+    rows: list[PlanRow] = field(default_factory=list)  #: what is left of the lane, in order
+    place: Place = field(default_factory=Place)
+    end: Place = field(default_factory=Place)  #: the place when all rows are done
+    tokenizers: dict[str, str] = field(default_factory=dict)  #: modality → fingerprint in the dataset
+    convictions: list[Conviction] = field(default_factory=list)
+    suspects: list[dict[str, Any]] = field(default_factory=list)
+    fit_group: str = ""
+    fit_sets: list[str] = field(default_factory=list)  #: names in the store of collected records
+
+    def to_json(self) -> dict[str, Any]:
+        """For the pipe to a child, or a Ray call."""
+        return {
+            "kind": self.kind,
+            "key": self.key,
+            "stream": self.stream,
+            "lane": self.lane,
+            "epoch": self.epoch,
+            "rows": [row.to_json() for row in self.rows],
+            "place": self.place.to_json(),
+            "end": self.end.to_json(),
+            "tokenizers": self.tokenizers,
+            "convictions": [c.to_json() for c in self.convictions],
+            "suspects": self.suspects,
+            "fit_group": self.fit_group,
+            "fit_sets": self.fit_sets,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Task:
+        """The task of a message."""
+        return cls(
+            kind=value["kind"],
+            key=value["key"],
+            stream=value["stream"],
+            lane=value["lane"],
+            epoch=value["epoch"],
+            rows=[PlanRow.from_json(row) for row in value["rows"]],
+            place=Place.from_json(value["place"]),
+            end=Place.from_json(value["end"]),
+            tokenizers=value["tokenizers"],
+            convictions=[Conviction.from_json(c) for c in value["convictions"]],
+            suspects=value["suspects"],
+            fit_group=value["fit_group"],
+            fit_sets=value["fit_sets"],
+        )

@@ -1,0 +1,116 @@
+"""One shard file → record batches, every byte checked against the log before it is used.
+
+The log lists head, blocks and tail of a file with their XXH3-64, so a block costs one read (a mapping of a local file,
+a ranged request elsewhere) and nothing unchecked is ever parsed: the footer in the file is for other Arrow readers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate
+
+import pyarrow as pa
+import xxhash
+
+from headrace.schemas.errors import ShardError, StorageError
+from headrace.shards.entry import ShardInfo
+from headrace.shards.ipc import read_schema
+from headrace.shards.store import Store
+
+_CHUNK = 8 << 20
+
+
+class ShardReader:
+    """Reads one shard as the log describes it. Batches of a mapped file are views of it and keep the mapping alive."""
+
+    def __init__(self, store: Store, info: ShardInfo) -> None:
+        """Raises: ShardError if the file is missing or has another size; StorageError if it cannot be read."""
+        self.info = info
+        self._store = store
+        self._map: pa.Buffer | None = None
+        path = store.local_path(info.path)
+        size = store.size(info.path)
+        if size != info.bytes:
+            raise ShardError(f"{info.path}: {size} bytes, the log says {info.bytes}")
+        if path is not None:
+            try:
+                with open(path, "rb") as f:
+                    self._map = pa.py_buffer(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+            except OSError as exc:
+                raise StorageError(f"cannot map {path}: {exc.strerror}") from exc
+        self._starts = [0, *accumulate(b.rows for b in info.blocks)]
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The schema with its metadata. Raises: ShardError."""
+        data = self._part("head", 0, self.info.head_bytes, self.info.head_xxh3)
+        try:
+            return read_schema(data.to_pybytes())
+        except (ValueError, pa.ArrowException) as exc:
+            raise ShardError(f"{self.info.path}: the head is not an Arrow schema: {exc}") from exc
+
+    def block(self, number: int) -> pa.RecordBatch:
+        """Record batch `number`, checked. Raises: ShardError naming shard, block and offset."""
+        block = self.info.blocks[number]
+        what = f"block {number}"
+        data = self._part(what, block.offset, block.length, block.xxh3)
+        try:
+            batch = pa.ipc.read_record_batch(data, self.schema)
+            batch.validate()
+        except (ValueError, pa.ArrowException) as exc:
+            raise ShardError(f"{self.info.path}: {what} at byte {block.offset} is not a record batch: {exc}") from exc
+        if batch.num_rows != block.rows:
+            raise ShardError(
+                f"{self.info.path}: {what} at byte {block.offset} holds {batch.num_rows} rows,"
+                f" the log says {block.rows}"
+            )
+        return batch
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """All blocks in order, then the tail checked: a whole pass has seen every byte. Raises: ShardError."""
+        for number in range(len(self.info.blocks)):
+            batch = self.block(number)
+            yield batch if columns is None else batch.select(list(columns))
+        self.check_tail()
+
+    def row(self, row: int) -> pa.RecordBatch:
+        """One row as a batch. Raises: ShardError, IndexError."""
+        if not 0 <= row < self.info.rows:
+            raise IndexError(f"{self.info.path} has {self.info.rows} rows, not {row}")
+        number = bisect_right(self._starts, row) - 1
+        return self.block(number).slice(row - self._starts[number], 1)
+
+    def check_tail(self) -> None:
+        """Check the bytes after the last block. Raises: ShardError."""
+        last = self.info.blocks[-1]
+        start = last.offset + last.length
+        self._part("tail", start, self.info.bytes - start, self.info.tail_xxh3)
+
+    def check_whole(self) -> None:
+        """Check the sha256 of the whole file. Raises: ShardError."""
+        state = hashlib.sha256()
+        for start in range(0, self.info.bytes, _CHUNK):
+            state.update(self._bytes(start, min(_CHUNK, self.info.bytes - start)))
+        if state.hexdigest() != self.info.sha256:
+            raise ShardError(
+                f"{self.info.path}: its bytes hash to {state.hexdigest()[:12]}…, the log says {self.info.sha256[:12]}…"
+            )
+
+    def _part(self, what: str, offset: int, length: int, xxh3: str) -> pa.Buffer:
+        data = self._bytes(offset, length)
+        found = xxhash.xxh3_64_hexdigest(data)
+        if found != xxh3:
+            raise ShardError(
+                f"{self.info.path}: {what} (bytes {offset} to {offset + length}) was altered:"
+                f" XXH3 {found}, the log says {xxh3}"
+            )
+        return data
+
+    def _bytes(self, offset: int, length: int) -> pa.Buffer:
+        if self._map is not None:
+            return self._map.slice(offset, length)
+        return pa.py_buffer(self._store.get_range(self.info.path, offset, length))

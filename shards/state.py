@@ -1,0 +1,363 @@
+"""What the log says is true at one version: its entries folded together.
+
+`check` refuses an entry that must not follow; `apply` folds it in. Both are plain functions of state and entry, without
+I/O, so that the simulation tests and `verify` use the very code that writers use.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from headrace.schemas.canonical import canonical_json, position_json
+from headrace.schemas.errors import BrokenLog, LogError, SettingsDiffer, Unbalanced
+from headrace.shards.books import SourceCounts, StreamCounts
+from headrace.shards.entry import (
+    Conviction,
+    Entry,
+    GapInfo,
+    LaneFile,
+    Place,
+    PlanSegment,
+    QuarantineInfo,
+    Replace,
+    ShardInfo,
+    Span,
+    SplitPin,
+    StreamSettings,
+    TokenizerInfo,
+    lane_folder,
+)
+from headrace.shards.spans import clipped, count, merged, without
+
+LaneKey = tuple[str, int]  #: (stream, lane), or (source, lane) for places and lane files
+
+
+class StalePlace(LogError):
+    """An entry expects a lane at another place than the log has it: a repeated or ghost commit."""
+
+
+@dataclass
+class State:
+    """A dataset at version `v`, whose entry has digest `digest`. Version 0 is the empty log."""
+
+    v: int = 0
+    digest: str = ""
+    epoch: int = 0
+    ended: bool = False  #: the writer of this epoch said that it is done
+    api: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, StreamSettings] = field(default_factory=dict)
+    shards: dict[LaneKey, list[ShardInfo]] = field(default_factory=dict)  #: live ones, by first_seq
+    paths: set[str] = field(default_factory=set)  #: of every shard that is or was live
+    next_seq: dict[LaneKey, int] = field(default_factory=dict)
+    origins: dict[LaneKey, list[tuple[int, int]]] = field(default_factory=dict)  #: (first_seq, v) of every shard added
+    deleted: dict[LaneKey, list[Span]] = field(default_factory=dict)  #: merged; erased ones included
+    deleted_tokens: dict[str, int] = field(default_factory=dict)  #: by stream
+    forgotten: set[str] = field(default_factory=set)  #: record ids, hex, that may not come back
+    changed: dict[LaneKey, int] = field(default_factory=dict)  #: version of the last delete
+    doomed: set[str] = field(default_factory=set)  #: replaced files that must be deleted
+    quarantine: dict[str, QuarantineInfo] = field(default_factory=dict)  #: by path
+    plan: dict[str, list[PlanSegment]] = field(default_factory=dict)  #: by source, in order of number
+    splits: dict[tuple[str, str], SplitPin] = field(default_factory=dict)  #: unbounded ones by (source, split digest)
+    places: dict[tuple[str, int, str | None], Place] = field(default_factory=dict)  #: by (source, lane, split or None)
+    carry: dict[LaneKey, LaneFile] = field(default_factory=dict)
+    dedup: dict[LaneKey, LaneFile] = field(default_factory=dict)
+    convictions: list[Conviction] = field(default_factory=list)
+    gaps: list[GapInfo] = field(default_factory=list)
+    watermarks: dict[LaneKey, int] = field(default_factory=dict)
+    tokenizers: dict[str, TokenizerInfo] = field(default_factory=dict)
+    vocab: str | None = None
+    streams: dict[str, StreamCounts] = field(default_factory=dict)  #: books, summed over all entries
+    sources: dict[str, SourceCounts] = field(default_factory=dict)
+    ext: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def maybe_live(self) -> bool:
+        """Whether a writer of this epoch may still be running."""
+        return self.epoch > 0 and not self.ended
+
+    def place(self, source: str, lane: int, split: str | None = None) -> Place | None:
+        """How far a lane got, None at its start."""
+        return self.places.get((source, lane, split))
+
+    def live_shards(self, stream: str | None = None) -> list[ShardInfo]:
+        """Live shards in address order: stream, lane, seq."""
+        return [s for key in sorted(self.shards) if stream in (None, key[0]) for s in self.shards[key]]
+
+    def locate(self, stream: str, lane: int, seq: int) -> tuple[ShardInfo, int] | None:
+        """The shard and row of an address; None if it was never given, or was erased. Deleted rows are found."""
+        shards = self.shards.get((stream, lane), [])
+        at = bisect_right(shards, seq, key=lambda s: s.first_seq) - 1
+        if at < 0 or seq >= shards[at].stop_seq:
+            return None
+        shard = shards[at]
+        before = clipped(shard.missing, shard.first_seq, seq + 1)
+        if before and before[-1].stop > seq:
+            return None
+        return shard, seq - shard.first_seq - count(before)
+
+    def numbered(self, shards: list[ShardInfo]) -> list[ShardInfo]:
+        """The shards with the `first_seq` that a commit right now would give them."""
+        following = dict(self.next_seq)
+        out = []
+        for shard in shards:
+            key = (shard.stream, shard.lane)
+            out.append(replace(shard, first_seq=following.get(key, 0)))
+            following[key] = following.get(key, 0) + shard.rows
+        return out
+
+    def referenced(self) -> set[str]:
+        """Every file this version needs, log entries and checkpoints aside."""
+        paths = {s.path for shards in self.shards.values() for s in shards} | set(self.quarantine)
+        paths |= {segment.path for segments in self.plan.values() for segment in segments}
+        paths |= {f.path for files in (self.carry, self.dedup) for f in files.values() if f.path is not None}
+        paths |= {f.path for t in self.tokenizers.values() for f in t.files}
+        if self.vocab is not None:
+            paths.add(f"vocab/{self.vocab}.json")
+        return paths
+
+    # ---- folding ----
+
+    def check(self, entry: Entry) -> None:
+        """Refuse an entry that must not come next; its v, prev and id are the log's business.
+
+        Raises: Unbalanced, StalePlace, SettingsDiffer, or LogError that names the part and what would be right.
+        """
+        if entry.kind == "claim":
+            if entry.epoch != self.epoch + 1:
+                raise LogError(f"a claim after epoch {self.epoch} has epoch {self.epoch + 1}, not {entry.epoch}")
+        elif entry.epoch != self.epoch or self.epoch == 0:
+            raise LogError(f"an entry of epoch {entry.epoch} cannot follow epoch {self.epoch}")
+        elif self.ended:
+            raise LogError(f"epoch {self.epoch} has ended: claim the dataset before writing to it")
+        self._check_settings(entry)
+        known = {**self.settings, **entry.settings}
+        for shard, numbered in zip(entry.add, self.numbered(entry.add)):
+            check_shard(shard, known, entry.epoch)
+            if shard.path in self.paths:
+                raise LogError(f"{shard.path} was committed before")
+            if shard.first_seq != numbered.first_seq or shard.missing:
+                raise LogError(
+                    f"{shard.path}: a new shard begins at seq {numbered.first_seq} of {shard.stream}/L{shard.lane:04d}"
+                    f" and misses none, not at {shard.first_seq}"
+                )
+        self._check_books(entry)
+        self._check_places(entry)
+        self._check_deletes(entry)
+        for change in entry.replace:
+            self._check_replace(change, entry, known)
+        for source, segments in _by_source(entry.plan).items():
+            have = len(self.plan.get(source, []))
+            if [s.number for s in segments] != list(range(have, have + len(segments))):
+                raise LogError(f"plan of {source}: the next segment is number {have}, not {segments[0].number}")
+        for redact in entry.redact:
+            old, new = self.quarantine.get(redact.remove), redact.add
+            if old is None or (old.stream, old.rows, old.items, old.reasons) != (
+                new.stream,
+                new.rows,
+                new.items,
+                new.reasons,
+            ):
+                raise LogError(f"{new.path} does not stand for the same rows as {redact.remove}")
+        for path in [q.path for q in entry.quarantine] + [r.add.path for r in entry.redact]:
+            _check_epoch(path, entry.epoch)
+        for lane_file in [*entry.carry, *entry.dedup]:
+            if lane_file.path is not None:
+                _check_epoch(lane_file.path, entry.epoch)
+
+    def _check_settings(self, entry: Entry) -> None:
+        for stream, new in entry.settings.items():
+            old = self.settings.get(stream)
+            if old is None or old.digest == new.digest:
+                continue
+            keys = sorted(k for k in old.detail.keys() | new.detail.keys() if old.detail.get(k) != new.detail.get(k))
+            first = keys[0] if keys else "digest"
+            was, now = (old.detail, new.detail) if keys else (old.to_json(), new.to_json())
+            raise SettingsDiffer(
+                f"the dataset holds this stream with other settings ({', '.join(keys) or 'digest'}): {first} was"
+                f" {was.get(first)!r}, now {now.get(first)!r}. A stream never changes: name the new one {stream}@2,"
+                " or write to another dataset",
+                field=f"streams.{stream}",
+                value=now.get(first),
+            )
+
+    def _check_books(self, entry: Entry) -> None:
+        entry.books.check()
+        sources = dict(self.sources)
+        for line in entry.books.splits:
+            sources[line.source] = sources.get(line.source, SourceCounts()).plus(line)
+        for source, total in sources.items():
+            total.check(source)
+        samples: dict[str, list[int]] = {}
+        quarantined: dict[str, int] = {}
+        items = 0
+        for shard in entry.add:
+            line_ = samples.setdefault(shard.stream, [0, 0])
+            line_[0] += shard.rows
+            line_[1] += shard.tokens
+        for file in entry.quarantine:
+            if file.rows != sum(file.reasons.values()) or not 0 <= file.items <= file.rows:
+                raise Unbalanced(
+                    f"{file.path}: {file.rows} rows, {file.items} of them items, its reasons {file.reasons} add up to"
+                    f" {sum(file.reasons.values())}"
+                )
+            quarantined[file.stream] = quarantined.get(file.stream, 0) + file.rows - file.items
+            items += file.items
+        for stream in sorted(samples.keys() | quarantined.keys() | entry.books.streams.keys()):
+            told = entry.books.streams.get(stream, StreamCounts())
+            rows, tokens = samples.get(stream, [0, 0])
+            for what, said, found in (
+                ("samples", told.samples, rows),
+                ("tokens", told.tokens, tokens),
+                ("quarantined records", told.quarantined, quarantined.get(stream, 0)),
+            ):
+                if said != found:
+                    raise Unbalanced(f"stream {stream}: the books say {said} {what}, its files hold {found}")
+        whole = sum(line.quarantined for line in entry.books.splits)
+        if whole != items:
+            raise Unbalanced(f"the books say {whole} items quarantined whole, the quarantine files hold {items}")
+
+    def _check_places(self, entry: Entry) -> None:
+        places = dict(self.places)
+        for move in entry.places:
+            key = (move.source, move.lane, move.split)
+            have = places.get(key)
+            if have != move.expect:
+                raise StalePlace(
+                    f"{move.source}/L{move.lane:04d}{f' split {move.split}' if move.split else ''} stands at"
+                    f" {_show(have)}, the entry expects {_show(move.expect)}"
+                )
+            position_json(move.place.position)
+            places[key] = move.place
+
+    def _check_deletes(self, entry: Entry) -> None:
+        for delete in entry.delete:
+            end = self.next_seq.get((delete.stream, delete.lane), 0)
+            for span in delete.seqs:
+                if not 0 <= span.start < span.stop <= end:
+                    raise LogError(
+                        f"delete of {delete.stream}/L{delete.lane:04d} [{span.start}, {span.stop}): it holds [0, {end})"
+                    )
+
+    def _check_replace(self, change: Replace, entry: Entry, known: dict[str, StreamSettings]) -> None:
+        live = {s.path: s for shards in self.shards.values() for s in shards}
+        gone = [p for p in change.remove if p not in live]
+        if gone or not change.remove:
+            raise LogError(f"replace: {gone or 'nothing'} is not a live shard")
+        old = [live[p] for p in change.remove]
+        key = (old[0].stream, old[0].lane)
+        if any((s.stream, s.lane) != key for s in [*old, *change.add]):
+            raise LogError(f"replace: shards of several lanes: {[s.path for s in [*old, *change.add]]}")
+        dropped = merged(
+            [*self.deleted.get(key, []), *(s for d in entry.delete if (d.stream, d.lane) == key for s in d.seqs)]
+        )
+        before = merged(s for shard in old for s in without([Span(shard.first_seq, shard.stop_seq)], shard.missing))
+        after: list[Span] = []
+        for shard in change.add:
+            check_shard(shard, known, entry.epoch)
+            after += without([Span(shard.first_seq, shard.stop_seq)], shard.missing)
+        if count(after) != count(merged(after)) or without(merged(after), before):
+            raise LogError(f"replace of {change.remove}: the new shards hold rows that the old ones did not")
+        lost = without(without(before, merged(after)), dropped)
+        if lost:
+            raise LogError(
+                f"replace of {change.remove}: samples {lost[0].start} to {lost[0].stop} would be lost undeleted"
+            )
+
+    def apply(self, entry: Entry, digest: str) -> None:
+        """Fold in an entry that `check` allowed or the log holds."""
+        self.v, self.digest, self.epoch = entry.v, digest, entry.epoch
+        if entry.kind == "claim":
+            self.ended, self.api, self.env = False, entry.api, dict(entry.env)
+        elif entry.kind == "end":
+            self.ended = True
+        self.settings.update(entry.settings)
+        for shard in entry.add:
+            key = (shard.stream, shard.lane)
+            due = self.next_seq.get(key, 0)
+            if shard.first_seq != due:
+                raise BrokenLog(f"entry {entry.v}: {shard.path} begins at seq {shard.first_seq}, not {due}")
+            self.paths.add(shard.path)
+            self.shards.setdefault(key, []).append(shard)
+            self.origins.setdefault(key, []).append((shard.first_seq, entry.v))
+            self.next_seq[key] = shard.stop_seq
+        for delete in entry.delete:
+            key = (delete.stream, delete.lane)
+            self.deleted[key] = merged([*self.deleted.get(key, []), *delete.seqs])
+            self.deleted_tokens[delete.stream] = self.deleted_tokens.get(delete.stream, 0) + delete.tokens
+            self.forgotten.update(delete.ids)
+            self.changed[key] = entry.v
+        for change in entry.replace:
+            removed = set(change.remove)
+            self.paths.update(s.path for s in change.add)
+            self.doomed.update(removed if change.erase else ())
+            for key in [k for k, shards in self.shards.items() if any(s.path in removed for s in shards)]:
+                kept = [s for s in self.shards[key] if s.path not in removed]
+                self.shards[key] = sorted([*kept, *change.add], key=lambda s: s.first_seq)
+        for file in entry.quarantine:
+            self.quarantine[file.path] = file
+        for redact in entry.redact:
+            self.quarantine.pop(redact.remove, None)
+            self.quarantine[redact.add.path] = redact.add
+            self.doomed.update([redact.remove] if redact.erase else ())
+        for segment in entry.plan:
+            self.plan.setdefault(segment.source, []).append(segment)
+        self.splits.update({(s.source, s.split): s for s in entry.splits})
+        self.places.update({(m.source, m.lane, m.split): m.place for m in entry.places})
+        for have, files in ((self.carry, entry.carry), (self.dedup, entry.dedup)):
+            for lane_file in files:
+                if lane_file.path is None:
+                    have.pop((lane_file.source, lane_file.lane), None)
+                else:
+                    have[lane_file.source, lane_file.lane] = lane_file
+        self.convictions += entry.convictions
+        self.gaps += entry.gaps
+        self.watermarks.update({(w.source, w.lane): w.event_time_us for w in entry.watermarks})
+        self.tokenizers.update({t.fingerprint: t for t in entry.tokenizers})
+        self.vocab = entry.vocab or self.vocab
+        for line in entry.books.splits:
+            self.sources[line.source] = self.sources.get(line.source, SourceCounts()).plus(line)
+        for stream, counts in entry.books.streams.items():
+            self.streams[stream] = self.streams.get(stream, StreamCounts()).plus(counts)
+        self.ext.update(entry.ext)
+
+
+def check_shard(shard: ShardInfo, known: dict[str, StreamSettings], epoch: int) -> None:
+    """Refuse a shard whose own numbers contradict each other. Raises: LogError, Unbalanced."""
+    if shard.stream not in known:
+        raise LogError(f"{shard.path}: no settings were claimed for the stream {shard.stream!r}")
+    if not shard.path.startswith(lane_folder(shard.stream, shard.lane) + "/"):
+        raise LogError(f"{shard.path} is not in {lane_folder(shard.stream, shard.lane)}")
+    _check_epoch(shard.path, epoch)
+    rows, tokens, at = 0, 0, shard.head_bytes
+    for i, block in enumerate(shard.blocks):
+        if block.offset != at or block.rows < 1:
+            raise LogError(f"{shard.path}: block {i} begins at byte {block.offset}, the one before ends at {at}")
+        rows, tokens, at = rows + block.rows, tokens + block.tokens, at + block.length
+    if (rows, tokens) != (shard.rows, shard.tokens) or at > shard.bytes:
+        raise Unbalanced(
+            f"{shard.path}: {shard.rows} rows and {shard.tokens} tokens, its blocks hold {rows} and {tokens}"
+        )
+    if sum(r.rows for r in shard.ranges) != shard.rows:
+        raise Unbalanced(f"{shard.path}: {shard.rows} rows, its ranges hold {sum(r.rows for r in shard.ranges)}")
+    for r in shard.ranges:
+        position_json(r.after)
+        position_json(r.upto)
+
+
+def _check_epoch(path: str, epoch: int) -> None:
+    if not path.rpartition("/")[2].startswith(f"e{epoch}-"):
+        raise LogError(f"{path}: an entry of epoch {epoch} adds files named e{epoch}-…, of its own epoch only")
+
+
+def _by_source(segments: list[PlanSegment]) -> dict[str, list[PlanSegment]]:
+    out: dict[str, list[PlanSegment]] = {}
+    for segment in segments:
+        out.setdefault(segment.source, []).append(segment)
+    return out
+
+
+def _show(place: Place | None) -> str:
+    return "its start" if place is None else canonical_json(place.to_json()).decode()

@@ -1,0 +1,104 @@
+"""`headrace build` and `headrace fit`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from headrace.schemas.pipeline import Pipeline
+
+Source = Annotated[Path, typer.Argument(help="A pipeline file (.yaml), or a folder of files of any kind.")]
+Out = Annotated[str | None, typer.Option("--out", "-o", help="Dataset to write: a folder or s3://bucket/prefix.")]
+Workers = Annotated[int | None, typer.Option("--workers", "-w", min=1, help="Decoding processes. Default: one per core.")]
+EngineName = Annotated[str, typer.Option("--engine", help="auto, inline (this machine, starts at once) or ray.")]
+Address = Annotated[str | None, typer.Option("--address", help="Join the Ray cluster at this address.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for scripts.")]
+License = Annotated[str, typer.Option("--license", help="SPDX license of a folder's files.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("build")(build)
+    app.command("fit")(fit)
+
+
+def build(
+    source: Source,
+    out: Out = None,
+    workers: Workers = None,
+    engine: EngineName = "auto",
+    address: Address = None,
+    license: License = "NOASSERTION",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be read and made, from a sample; write nothing.")] = False,
+    print_pipeline: Annotated[bool, typer.Option("--print-pipeline", help="Print the pipeline file of a folder and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Build training shards. A rerun goes on from the last commit; nothing is done twice."""
+    if print_pipeline:
+        typer.echo(pipeline_yaml(source, license))
+        return
+    pipeline, base = read_source(source, license)
+    if dry_run:
+        from headrace.commands.dry_run import dry_run as estimate
+
+        estimate(pipeline, base, as_json=as_json)
+        return
+    from headrace.commands.progress import BuildDisplay
+    from headrace.commands.summary import print_summary
+    from headrace.ingest.build import build as run
+
+    with BuildDisplay(quiet=as_json) as display:
+        result = run(
+            pipeline, out, base=base, workers=workers, engine=check_engine(engine), address=address, watch=display.update
+        )
+    print_summary(result, as_json=as_json)
+
+
+def fit(source: Source, out: Out = None, workers: Workers = None, engine: EngineName = "auto", license: License = "NOASSERTION", as_json: Json = False) -> None:
+    """Fit the tokenizers that need it, and stop. `build` does this by itself; `serve` wants it done."""
+    from headrace.commands.progress import BuildDisplay
+    from headrace.ingest.build import build as run
+
+    pipeline, base = read_source(source, license)
+    with BuildDisplay(quiet=as_json) as display:
+        result = run(pipeline, out, base=base, workers=workers, engine=check_engine(engine), watch=display.update, fit_only=True)
+    if as_json:
+        typer.echo(json.dumps({"dataset": result.dataset, "fitted": result.fitted}))
+        return
+    for name, fingerprint in sorted(result.fitted.items()):
+        typer.echo(f"{name}: {fingerprint[:16] + '…' if fingerprint else 'no record to fit it on'}")
+
+
+def read_source(source: Path, license: str) -> tuple[Pipeline, Path]:
+    """The pipeline of a file or folder, and where its relative paths begin. Raises: ConfigError."""
+    if source.suffix in (".yaml", ".yml"):
+        from headrace.ingest.pipeline_file import load_pipeline
+
+        return load_pipeline(source), source.parent.resolve()
+    from headrace.ingest.folder import folder_pipeline
+
+    return folder_pipeline(source, license=license), Path.cwd()
+
+
+def pipeline_yaml(source: Path, license: str) -> str:
+    """The YAML of the pipeline that a folder is built with."""
+    import yaml
+
+    from headrace.ingest.folder import folder_document
+
+    document = json.loads(json.dumps(folder_document(source, license=license)))  # no shared objects: no YAML aliases
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return text.rstrip()
+
+
+def check_engine(name: str) -> Literal["auto", "inline", "ray"]:
+    """The engine's name. Raises: ConfigError."""
+    from headrace.schemas.errors import ConfigError
+
+    if name not in ("auto", "inline", "ray"):
+        raise ConfigError(f"unknown engine `{name}`: auto, inline or ray", field="--engine", value=name)
+    return cast("Any", name)

@@ -1,0 +1,175 @@
+"""The tables at the end of a build and of `inspect`: streams, books, fidelity, quarantine, in plain columns."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from headrace.ingest.build import BuildResult
+    from headrace.ingest.view import DatasetView
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def print_summary(result: BuildResult, *, as_json: bool) -> None:
+    """What a build made."""
+    from headrace.ingest.view import DatasetView
+    from headrace.shards.verify import verify
+
+    view = DatasetView.open(result.dataset)
+    found = dataset_summary(view)
+    report = verify(view.dataset)
+    found["content_digest"] = report.content_digest
+    found["seconds"], found["engine"], found["workers"] = round(result.seconds, 3), result.engine, result.workers
+    found["meter"] = meter(result.stage_seconds)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    print_dataset(found)
+    for name, shares in found["meter"].items():
+        told = ", ".join(f"{share:.0%} {stage}" for stage, share in shares.items() if share >= 0.005)
+        typer.echo(f"time of {name}: {told}")
+    typer.echo(f"content_digest {report.content_digest}")
+    typer.echo(f"{result.dataset} version {result.version} in {result.seconds:.1f} s ({result.engine}, {result.workers} workers)")
+
+
+def meter(stage_seconds: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Per stream, the share of worker time in reading, codec, tokenizer and writing; the rest is headrace itself."""
+    out = {}
+    for stream, seconds in sorted(stage_seconds.items()):
+        total = seconds.get("total", 0.0)
+        if total > 0:
+            shares = {name: seconds.get(key, 0.0) / total for name, key in (("read", "read"), ("codec", "normalize"), ("tokenizer", "encode"), ("write", "write"))}
+            out[stream] = {**shares, "headrace": max(0.0, 1 - sum(shares.values()))}
+    return out
+
+
+def dataset_summary(view: DatasetView) -> dict[str, Any]:
+    """A dataset in plain values."""
+    state = view.dataset.state
+    streams = []
+    for name, info in view.streams().items():
+        counts = state.streams.get(name)
+        streams.append(
+            {
+                "stream": name,
+                "modality": info.settings.modality,
+                "records": counts.records if counts else 0,
+                "samples": info.rows,
+                "quarantined": counts.quarantined if counts else 0,
+                "rejected": sum(counts.rejected.values()) if counts else 0,
+                "duplicates": counts.duplicates if counts else 0,
+                "deleted": info.deleted,
+                "tokens": info.tokens,
+                "bytes": info.bytes,
+                "shards": info.shards,
+                "lanes": info.lanes,
+                "license": info.settings.license,
+                "tokenizer": (info.settings.detail.get("tokenizer") or {}).get("type"),
+                "fingerprint": info.settings.tokenizer,
+                **fidelity(view, name, info.settings.error_unit),
+            }
+        )
+    sources = [
+        {"source": name, "items": c.read, "closed": c.closed, "quarantined": c.quarantined, "open": c.open}
+        for name, c in sorted(state.sources.items())
+    ]
+    return {
+        "dataset": view.name,
+        "version": view.dataset.version,
+        "streams": streams,
+        "sources": sources,
+        "quarantine": quarantine_table(view),
+        "unlicensed_samples": sum(s["samples"] for s in streams if s["license"] == "NOASSERTION"),
+    }
+
+
+def fidelity(view: DatasetView, stream: str, unit: str) -> dict[str, Any]:
+    """Median and worst error, mean clip fraction, over all samples of a stream."""
+    import numpy as np
+
+    errors, clips = [], []
+    for batch in view.samples(stream, ["error", "clip_fraction"]):
+        errors += [v for v in batch.column("error").to_pylist() if v is not None]
+        clips += [v for v in batch.column("clip_fraction").to_pylist() if v is not None]
+    finite = np.array([e for e in errors if np.isfinite(e)])
+    higher_is_better = unit.endswith("_db")
+    return {
+        "error_unit": unit,
+        "error_median": float(np.median(finite)) if finite.size else None,
+        "error_worst": float(finite.min() if higher_is_better else finite.max()) if finite.size else None,
+        "clip_fraction": float(np.mean(clips)) if clips else None,
+    }
+
+
+def quarantine_table(view: DatasetView) -> list[dict[str, Any]]:
+    """Reasons per source with an example each."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for info, batch in view.dataset.quarantine():
+        for row in batch.select(["reason", "message", "uri"]).to_pylist():
+            key = (info.stream, row["reason"])
+            entry = found.setdefault(key, {"stream": info.stream, "reason": row["reason"], "count": 0, "uri": row["uri"], "message": row["message"]})
+            entry["count"] += 1
+    return [found[key] for key in sorted(found)]
+
+
+def print_dataset(found: dict[str, Any]) -> None:
+    """The tables."""
+    rows = [
+        [
+            s["stream"], s["modality"], f"{s['records']:,}", f"{s['samples']:,}", f"{s['quarantined']:,}", f"{s['tokens']:,}",
+            size(s["bytes"]), told_error(s), s["tokenizer"] or "raw", s["license"],
+        ]
+        for s in found["streams"]
+    ]  # fmt: skip
+    table(["stream", "modality", "records", "samples", "quarantined", "tokens", "size", "error (median, worst)", "tokenizer", "license"], rows, right=range(2, 7))
+    typer.echo("")
+    rows = [[s["source"], f"{s['items']:,}", f"{s['closed']:,}", f"{s['quarantined']:,}", f"{s['open']:,}", "yes" if s["items"] == s["closed"] + s["quarantined"] + s["open"] else "NO"] for s in found["sources"]]
+    table(["source", "items read", "= closed", "+ quarantined whole", "+ open", "balances"], rows, right=range(1, 5))
+    if found["quarantine"]:
+        typer.echo("")
+        rows = [[q["stream"], q["reason"], f"{q['count']:,}", q["uri"], q["message"]] for q in found["quarantine"]]
+        table(["quarantined from", "reason", "count", "example", "what was found"], rows, right=[2])
+    typer.echo("")
+    if found["unlicensed_samples"]:
+        typer.echo(f"{found['unlicensed_samples']:,} samples have no license (NOASSERTION)")
+
+
+def told_error(row: dict[str, Any]) -> str:
+    """`31.2, 17.0 dB`, or `lossless` where nothing was lost, or nothing where nothing was measured."""
+    unit = {"psnr_db": "dB PSNR", "snr_db": "dB SNR", "nrmse": "NRMSE", "none": ""}.get(row["error_unit"], row["error_unit"])
+    if row["error_median"] is None:
+        return ""
+    if unit == "":
+        return "exact" if row["error_worst"] == 0 else f"{row['error_median']:.3g}"
+    digits = ".1f" if "dB" in unit else ".2g"
+    return f"{row['error_median']:{digits}}, {row['error_worst']:{digits}} {unit}"
+
+
+def size(count: float) -> str:
+    """Bytes in binary units."""
+    for unit in _UNITS:
+        if count < 1024 or unit == _UNITS[-1]:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return ""
+
+
+def table(heads: list[str], rows: list[list[str]], right: Any = ()) -> None:
+    """A table with aligned columns, cut to the terminal's width on a terminal and whole elsewhere."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(width=max(200, *(sum(len(c) + 3 for c in row) for row in [heads, *rows])))
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for i, head in enumerate(heads):
+        made.add_column(head, justify="right" if i in right else "left", overflow="fold" if i == len(heads) - 1 else "ellipsis")
+    for row in rows:
+        made.add_row(*row)
+    console.print(made, markup=False, highlight=False)

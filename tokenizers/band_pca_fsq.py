@@ -1,0 +1,223 @@
+"""`band-pca-fsq`: rasters of any bands and dtype, each band on its own; the default for raster.
+
+A folder holds products of one, three or two hundred bands, in bytes, reflectances and metres; no band list fits them
+all. So each band of a tile is brought to standard scores by its own location and scale, which its tokens hold, and its
+8×8 patches are coded by one PCA that was fitted to such scores of every band seen.
+
+    body   wide height width bands { exponent scale loc [patch]* }*
+    patch  [code]*stages  or  NODATA  or  PARTIAL mask [code]*stages            (see patch_masks.py)
+
+Decoded pixels are float32, or float64 where the record held 32-bit integers or float64; missing pixels are NaN. Where
+the products are all of one kind, `pca-fsq` codes the bands together and needs far fewer tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from headrace.schemas.errors import NotFitted, SchemaMismatch, TokenizerError
+from headrace.schemas.record import Modality, RecordBuilder, modality_of, payload_views
+from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.contract import Artefact, Encoded, FitBudget, Tokenizer, TokenizerConfig
+from headrace.tokenizers.exact_math import root_mean_square
+from headrace.tokenizers.fit_rows import fit_rows, held_out, summary, thinned, training_card
+from headrace.tokenizers.integer_pca import IntegerPca
+from headrace.tokenizers.integers import Reader
+from headrace.tokenizers.loc_scale import measure, plausible, restore
+from headrace.tokenizers.patch_ids import PatchIds
+from headrace.tokenizers.patch_masks import mean_filled
+from headrace.tokenizers.patches import cut_raster, grid, join_raster
+from headrace.tokenizers.pca_fit import fit_pca, grid_prior
+from headrace.tokenizers.pca_pictures import Body
+from headrace.tokenizers.raster_rows import DTYPES, valid_pixels
+
+KIND = "band-pca-fsq"
+#: A standard score of 1 is this many integer units, and scores beyond ±32 are clipped (and counted).
+UNIT = 256.0
+LIMIT = 32 * 256
+_SCALE_BITS = 10
+_SAMPLE_VALUES = 16 << 20
+_MAX_SIDE = 1 << 20
+_WIDE = ("uint32", "int32", "float64")
+
+
+class BandPcaFsqConfig(TokenizerConfig):
+    """Settings of `band-pca-fsq`."""
+
+    patch: int = Field(8, ge=2, le=32, description="side of a patch in pixels")
+    codes: int = Field(64_000, ge=2, le=1 << 20, description="most codes a token has; a patch's tokens share them")
+    stages: int = Field(1, ge=1, le=16, description="tokens per patch and band")
+
+
+@dataclass(frozen=True)
+class _Band:
+    """A band's tile by patches: header (exponent, scale, loc); scores in units, valid: (patches, area)."""
+
+    header: tuple[int, int, int]
+    scores: Array
+    valid: Array
+
+    @property
+    def integers(self) -> Array:
+        """The scores within ±LIMIT."""
+        return np.clip(self.scores, -LIMIT, LIMIT)
+
+    @property
+    def beyond(self) -> int:
+        """How many scores are not."""
+        return int((np.abs(self.scores) > LIMIT).sum())
+
+
+class BandPcaFsq(Tokenizer):
+    """See the module."""
+
+    Config = BandPcaFsqConfig
+    modalities: ClassVar[tuple[Modality, ...]] = ("raster",)
+    fitted = True
+    error_unit = "nrmse"
+    fit_budget = FitBudget(records=2_000)
+
+    def __init__(self, config: BandPcaFsqConfig, artefact: Artefact | None = None) -> None:
+        super().__init__(config, artefact)
+        params = artefact.params if artefact else config.model_dump(mode="json")
+        self._patch, self._stages = int(params["patch"]), int(params["stages"])
+        self._ids = PatchIds(int(params["codes"]))
+        if artefact is not None:
+            if artefact.kind != KIND:
+                raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{artefact.kind}`")
+            self._pca = IntegerPca(artefact.arrays, self._stages, LIMIT)
+
+    @property
+    def artefact(self) -> Artefact:
+        if self._artefact is None:
+            raise NotFitted(f"`{KIND}` is fitted on the stream's records: run `headrace fit` first")
+        return self._artefact
+
+    @property
+    def vocab_size(self) -> int:
+        return self._ids.size
+
+    @classmethod
+    def fit(cls, config: BandPcaFsqConfig, records: Sequence[pa.RecordBatch], seed: int) -> Artefact:
+        rows = fit_rows(records, cls.modalities, KIND)
+        train, held = held_out(rows, seed)
+        area = config.patch**2
+        share = _SAMPLE_VALUES / max(1, sum(next(payload_views(row)).size for row in train))
+        chosen = [np.zeros((0, area), np.int16)]
+        for band in (band for row in train for band in _bands(row, 0, config.patch) or []):
+            whole = np.flatnonzero(band.valid.all(axis=1))
+            chosen.append(band.integers[whole[thinned(len(whole), share, seed)]].astype(np.int16))
+        sample = np.concatenate(chosen)
+
+        def chunks() -> Iterator[Array]:
+            step = max(1, (1 << 22) // area)
+            return (sample[start : start + step] for start in range(0, len(sample), step))
+
+        prior = grid_prior(config.patch, config.patch, 1)
+        fitted = fit_pca(chunks, prior, LIMIT, codes=config.codes, stages=config.stages)
+        params = config.model_dump(mode="json")
+        tokenizer = cls(config, Artefact(KIND, params, fitted.arrays))
+        measured = [tokenizer.encode(row) for row in held if _bands(row, 0, config.patch) is not None]
+        result = None
+        if measured:
+            clips = np.concatenate([m.clip_fraction for m in measured])
+            result = summary(np.concatenate([m.error for m in measured]), clips)
+        card = {**fitted.card, **training_card(rows, len(held), seed), "held_out_result": result}
+        return Artefact(KIND, params, fitted.arrays, card=card)
+
+    def encode(self, records: pa.RecordBatch) -> Encoded:
+        _ = self.artefact
+        if modality_of(records) != "raster":
+            raise SchemaMismatch(f"`{KIND}` takes raster records, not {modality_of(records)}")
+        bodies = [self._encode(records, i, pixels) for i, pixels in enumerate(payload_views(records))]
+        errors, clips = [b.error for b in bodies], [b.clip_fraction for b in bodies]
+        return Encoded.of([b.tokens for b in bodies], errors, clips, np.dtype(self.token_dtype))
+
+    def _encode(self, records: pa.RecordBatch, row: int, pixels: Array) -> Body:
+        bands = _bands(records, row, self._patch)
+        if bands is None:
+            raise SchemaMismatch(f"`{KIND}` takes {', '.join(DTYPES)} pixels, not {pixels.dtype}")
+        spell = self._ids.integers.spell
+        parts = [np.array(spell(int(pixels.dtype.name in _WIDE), *pixels.shape[1:], len(pixels)))]
+        errors, clipped, known, outside, coefficients = [], 0, 0, 0, 0
+        for band in bands:
+            parts.append(np.array(spell(*band.header)))
+            filled = mean_filled(band.integers[:, None], band.valid[:, None])[:, 0]
+            coded = list(self._pca.encode(filled))
+            codes = np.concatenate([c.codes for c in coded]) if coded else np.zeros((0, self._stages), np.uint32)
+            parts.append(self._ids.masks.write(codes, band.valid))
+            errors.append(_relative_error(band, [c.rebuilt for c in coded]))
+            clipped, known = clipped + band.beyond, known + int(band.valid.sum())
+            outside += sum(int(c.outside.sum()) for c in coded)
+            coefficients += len(codes) * self._pca.components
+        measured = [e for e in errors if e is not None]
+        error = float(root_mean_square(np.array(measured), np.array([0, len(measured)]))[0]) if measured else np.nan
+        return Body(np.concatenate(parts), error, max(clipped / max(1, known), outside / max(1, coefficients)))
+
+    def decode(self, tokens: Sequence[Array]) -> pa.RecordBatch:
+        _ = self.artefact
+        builder = RecordBuilder("raster")
+        for body in tokens:
+            pixels = self._decode(self._ids.integers.reader(body))
+            valid = ~np.all(np.isnan(pixels), axis=0)
+            names: list[dict[str, Any]] = [{"name": None} for _ in pixels]
+            builder.add(locator="{}", pixels=pixels, bands=names, valid=valid.tobytes())
+        return builder.finish()
+
+    def _decode(self, reader: Reader) -> Array:
+        wide, height, width, bands = reader.numbers(4)
+        if not (0 <= height <= _MAX_SIDE and 0 <= width <= _MAX_SIDE and 0 <= bands <= len(reader.tokens)):
+            raise TokenizerError(f"a raster of {bands} bands of {height} by {width} cannot be")
+        rows, cols = grid(height, width, self._patch)
+        dtype = np.float64 if wide else np.float32
+        limit = float(np.finfo(dtype).max)
+        out = []
+        for _ in range(bands):
+            exponent, scale, loc = reader.numbers(3)
+            if not plausible(exponent, scale, loc):
+                raise TokenizerError(f"({loc} + {scale} z) * 2^{exponent} cannot be a band's values")
+            codes, valid, used = self._ids.masks.read(
+                reader.tokens[reader.at :], rows * cols, self._patch**2, self._stages
+            )
+            reader.take(used)
+            values = restore(self._pca.decode(codes) / UNIT, exponent, scale, loc)
+            values = np.where(valid, np.clip(values, -limit, limit), np.nan).astype(dtype)
+            empty = np.zeros((height, width), dtype)
+            out.append(join_raster(values, 1, height, width, self._patch)[0] if len(values) else empty)
+        reader.end()
+        return np.stack(out) if out else np.zeros((0, height, width), dtype)
+
+
+def _bands(records: pa.RecordBatch, row: int, patch: int) -> Iterator[_Band] | None:
+    """Every band of a record as integers; None if its dtype cannot be tokenized. Raises: RecordError."""
+    pixels = next(payload_views(records.slice(row, 1)))
+    if pixels.dtype.name not in DTYPES:
+        return None
+    valid = valid_pixels(records, row, pixels)
+    return (_band(pixels[b], valid[b], patch) for b in range(len(pixels)))
+
+
+def _band(pixels: Array, valid: Array, patch: int) -> _Band:
+    known = pixels[valid].astype(np.float64)
+    borders = np.array([0, len(known)]) if len(known) else np.zeros(1, np.int64)
+    found = measure(known, borders, _SCALE_BITS)
+    scores = np.zeros(pixels.shape)
+    scores[valid] = np.rint(found.scores(known, np.diff(borders)) * UNIT)
+    header = found.integers(0) if len(known) else (0, 0, 0)
+    return _Band(header, cut_raster(scores[None], patch), cut_raster(valid[None], patch))
+
+
+def _relative_error(band: _Band, rebuilt: list[Array]) -> float | None:
+    """Root mean square error over the standard deviation; None for a band without data, 0 for a constant one."""
+    if not band.valid.any():
+        return None
+    if band.header[1] == 0:
+        return 0.0
+    missed = (np.concatenate(rebuilt) - band.scores)[band.valid]
+    return float(root_mean_square(missed, np.array([0, len(missed)]))[0]) / UNIT

@@ -1,0 +1,95 @@
+"""Logarithm, power and moments whose bits do not depend on the machine.
+
+Libraries of mathematical functions differ in the last bit between processors, and a floating-point sum depends on its
+order. Tokens must not, so these functions use only operations that IEEE 754 rounds correctly (+ - * / sqrt, and exact
+scaling by powers of two), one numpy call at a time, and sums of integers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from headrace.tokenizers.arrays import Array
+
+_LOG2_E = 1.4426950408889634
+_LN_2 = 0.6931471805599453
+
+
+def log2(x: Array) -> Array:
+    """log2 of positive finite float64, within about 2 units in the last place.
+
+    log(m) = 2 atanh((m - 1) / (m + 1)) by its series, for a mantissa m in [sqrt(1/2), sqrt(2)).
+    """
+    mantissa, exponent = np.frexp(np.asarray(x, np.float64))
+    low = mantissa < 0.7071067811865476
+    mantissa = np.where(low, mantissa * 2.0, mantissa)
+    exponent = exponent - low
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    square = s * s
+    series = np.full_like(s, 1.0 / 25.0)
+    for odd in range(23, 0, -2):
+        series = series * square
+        series = series + 1.0 / odd
+    return np.asarray(exponent + (2.0 * _LOG2_E) * (s * series), np.float64)
+
+
+def exp2(x: Array) -> Array:
+    """2**x of float64 with |x| < 1000, within about 2 units in the last place."""
+    x = np.asarray(x, np.float64)
+    whole = np.rint(x)
+    rest = (x - whole) * _LN_2
+    series = np.ones_like(rest)
+    for n in range(18, 0, -1):
+        series = series * rest
+        series = series / n
+        series = series + 1.0
+    return np.asarray(np.ldexp(series, whole.astype(np.int32)), np.float64)
+
+
+def exponents(x: Array, borders: Array) -> Array:
+    """Per run, the least e with every |value| < 2**e (0 where all are zero). int32 (runs,)."""
+    largest = np.maximum.reduceat(np.abs(x), borders[:-1]) if len(x) else np.zeros(0)
+    return np.frexp(largest)[1].astype(np.int32)
+
+
+def mean_and_deviation(x: Array, borders: Array) -> tuple[Array, Array]:
+    """(mean, population standard deviation) of each run of finite float64 values, computed in integers.
+
+    borders: int64 (runs + 1,), run i is `x[borders[i]:borders[i + 1]]`, none empty.
+    Each run is scaled by a power of two so that its sum, and the sum of its squared differences, fit in 63 bits.
+    """
+    counts = np.diff(borders)
+    spare = np.frexp(counts.astype(np.float64))[1]
+    exponent = exponents(x, borders)
+    bits = np.minimum(53, 63 - spare) - exponent
+    whole = np.rint(np.ldexp(x, np.repeat(bits, counts))).astype(np.int64)
+    sums = np.add.reduceat(whole, borders[:-1]) if len(x) else np.zeros(0, np.int64)
+    middle = (2 * (sums // counts) + (2 * (sums % counts) + counts) // counts) // 2  # rounded, without overflow
+    away = whole - np.repeat(middle, counts)
+    deviation = np.ldexp(_root_mean_square(away, borders), -bits)
+    return np.ldexp(middle.astype(np.float64), -bits), deviation
+
+
+def root_mean_square(x: Array, borders: Array) -> Array:
+    """Root of the mean square of each run of finite float64 values, computed in integers; see `mean_and_deviation`."""
+    counts = np.diff(borders)
+    bits = 52 - exponents(x, borders)
+    whole = np.rint(np.ldexp(x, np.repeat(bits, counts))).astype(np.int64)
+    return np.asarray(np.ldexp(_root_mean_square(whole, borders), -bits), np.float64)
+
+
+def _root_mean_square(whole: Array, borders: Array) -> Array:
+    """Of int64 values below 2^63: each is cut to 20 low bits and a rest, so that sums of products fit in 63 bits."""
+    counts = np.diff(borders)
+    if not len(whole):
+        return np.zeros(0)
+    starts = borders[:-1]
+    spare = np.frexp(counts.astype(np.float64))[1]
+    size = np.frexp(np.maximum.reduceat(np.abs(whole), starts).astype(np.float64))[1]
+    shift = np.minimum(0, 20 + (62 - spare) // 2 - size)
+    small = np.rint(np.ldexp(np.abs(whole).astype(np.float64), np.repeat(shift, counts))).astype(np.int64)
+    high, low = small >> 20, small & 0xFFFFF
+    squares = np.add.reduceat(high * high, starts) * 2.0**40
+    squares = squares + np.add.reduceat(high * low, starts) * 2.0**21
+    squares = squares + np.add.reduceat(low * low, starts)
+    return np.asarray(np.ldexp(np.sqrt(squares / counts), -shift), np.float64)
