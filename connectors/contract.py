@@ -154,7 +154,7 @@ Read = Item | Idle | Gap | Broken
 class ConnectorConfig(BaseModel):
     """Base of connector settings: unknown fields are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Connector(ABC):

@@ -5,6 +5,7 @@ Each function takes the head of a file and answers from it alone; what the head 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 
@@ -174,6 +175,10 @@ _FRAMES = {"mp3": mpeg_audio_frame, "aac": adts_frame}
 _SAME = {"mp3": (0xFF, 0xFE, 0x0C), "aac": (0xFF, 0xFE, 0xFC)}
 
 
+#: The first bytes that a frame can have, found fast: a sync word, and for MPEG audio a bit rate that exists.
+_FRAME_START = re.compile(rb"\xff(?=[\xe2-\xff][\x10-\xef]|[\xf0\xf1\xf8\xf9])")
+
+
 def audio_frames(head: bytes, at: int) -> str | None:
     """`mp3`, `aac` or None: like frames follow one another from `at`; one is enough when the file ends with it."""
     for name in _FRAMES:
@@ -185,13 +190,11 @@ def audio_frames(head: bytes, at: int) -> str | None:
 
 def find_audio_frames(head: bytes, limit: int = 1 << 16) -> str | None:
     """`mp3` or `aac` if four whole, like frames in a row begin in the first `limit` bytes; junk may come before."""
-    at = head.find(b"\xff", 0, limit)
-    while at >= 0:
+    for candidate in _FRAME_START.finditer(head, 0, limit):
         for name in _FRAMES:
-            count, end = _run(head, at, name, 4)
+            count, end = _run(head, candidate.start(), name, 4)
             if count == 4 and end <= len(head):
                 return name
-        at = head.find(b"\xff", at + 1, limit)
     return None
 
 

@@ -22,7 +22,7 @@ from headrace.ingest.complete import output_settings
 from headrace.ingest.environment import library_versions
 from headrace.ingest.fit import budget_of
 from headrace.ingest.place import Place, PlanRow, position_key
-from headrace.ingest.plan import SourcePlan, list_splits, new_segment, read_plan
+from headrace.ingest.plan import SourcePlan, list_splits, new_segment, read_plan, sample_splits
 from headrace.ingest.resolve import ResolvedStream, Runtime, resolve
 from headrace.ingest.task import Conviction, Task
 from headrace.schemas.canonical import canonical_json
@@ -63,10 +63,10 @@ class _Group:
 class Coordinator:
     """One run over one dataset. `start` claims it; then workers `lease` until nothing is left."""
 
-    def __init__(self, runtime: dict[str, Any], *, fit_only: bool = False, part: tuple[int, int] | None = None) -> None:
+    def __init__(self, runtime: dict[str, Any], *, fit_only: bool = False, sample_bytes: int | None = None) -> None:
         self._runtime = Runtime.from_json(runtime)
         self._fit_only = fit_only
-        self._part = part
+        self._sample_bytes = sample_bytes  #: read only a hash-chosen part of each source, about this much
         self._lock = threading.RLock()
         self._streams: dict[str, ResolvedStream] = {}
         self._plans: dict[str, SourcePlan] = {}
@@ -89,7 +89,7 @@ class Coordinator:
             for name, stream in self._streams.items():
                 connector = stream.make_connector()
                 try:
-                    listings[name] = list_splits(name, connector.splits())
+                    listings[name] = sample_splits(list_splits(name, connector.splits()), self._sample_bytes)
                 finally:
                     connector.close()
             store = open_store(self._runtime.dataset, create=True)

@@ -145,7 +145,7 @@ class _Lane:
             self._tell()
             if isinstance(event, Refused) and event.whole_item and event.stage != "read":
                 continue  # its item is done with the next event: the two belong into one commit
-            if self._payload >= shards.payload_mib << 20 or self._written >= shards.target_mib << 20:
+            if self._payload >= shards.payload_mib * (1 << 20) or self._written >= shards.target_mib * (1 << 20):
                 self._cut(self._walk.place)
         self._cut(self._task.end)
         self._tell(force=True)

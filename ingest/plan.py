@@ -6,6 +6,7 @@ listing adds a segment with what is new, so lanes only ever grow at their end.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import secrets
@@ -66,6 +67,19 @@ def list_splits(name: str, splits: Iterable[Split]) -> list[Split]:
         if first.id == second.id:
             raise ConfigError(f"the connector lists the split {first.id!r} twice", field=f"streams.{name}.source")
     return listed
+
+
+def sample_splits(splits: list[Split], max_bytes: int | None) -> list[Split]:
+    """The splits with the lowest sha256 of their id, of about `max_bytes` together; all of them for None."""
+    if max_bytes is None:
+        return splits
+    chosen, total = [], 0
+    for split in sorted(splits, key=lambda s: hashlib.sha256(s.id.encode()).digest()):
+        if chosen and total + split.weight > max_bytes:
+            break
+        chosen.append(split)
+        total += split.weight
+    return sorted(chosen, key=lambda s: s.id)
 
 
 @dataclass

@@ -158,7 +158,7 @@ def resolve_stream(name: str, pipeline: Pipeline, base: Path) -> ResolvedStream:
         "folds": pipeline.folds.model_dump(mode="json"),
         "license": license_,
         "attribution": spec.attribution,
-        "shards": {"target_mib": spec.shards.target_mib, "block_mib": spec.shards.block_mib, "payload_mib": spec.shards.payload_mib},
+        "shards": {name: float(getattr(spec.shards, name)) for name in ("target_mib", "block_mib", "payload_mib")},
         "seed": pipeline.seed,
     }
     outputs: dict[Modality, Output] = {}

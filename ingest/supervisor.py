@@ -31,6 +31,7 @@ from headrace.shards.entry import split_digest
 FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS, signal.SIGXCPU}
 
 _OUTSIDE_KILLS = 20  # a task whose child is killed from outside more often than this, without progress, is given up
+_PROBES = 5  # tries of a probe that something outside keeps killing
 _WALL_FACTOR = 4  # a record may wait (for a disk, a core) this many times its CPU limit
 
 
@@ -113,7 +114,7 @@ class Supervisor:
 
     def _do(self, task: dict[str, Any] | None) -> None:
         deaths = 0
-        survived: dict[tuple[str, str, int, str], int] = {}
+        survived: dict[str, int] = {}
         while task is not None and not self._stopping.is_set():
             key = task["key"]
             place = task["place"]
@@ -155,35 +156,33 @@ class Supervisor:
                 self._coordinator.fail(self.worker, key, message["error"])
                 return None
 
-    def _judge(self, task: dict[str, Any], death: Death, survived: dict[tuple[str, str, int, str], int]) -> bool:
-        """Probe every suspect of a death; True if one was convicted."""
-        convicted = False
+    def _judge(self, task: dict[str, Any], death: Death, survived: dict[str, int]) -> bool:
+        """Probe the suspects of a death; True if one was convicted."""
         if not death.in_flight:
             return False
-        stage = death.in_flight["stage"]
-        for suspect in death.in_flight["suspects"]:
-            verdict = self._probe(task, suspect)
-            if verdict is None and not death.cause.startswith("outside"):
-                # It passes alone and yet its process ended by itself: after three times it is convicted all the same,
-                # or the lane would never end.
-                seen = (suspect["split"], suspect["after"], suspect["k"], stage)
-                survived[seen] = survived.get(seen, 0) + 1
-                if survived[seen] >= 3:
-                    verdict = Conviction(split_digest(suspect["split"]), suspect["after"], suspect["k"], stage, _reason(death.cause))
-            if verdict is not None:
-                self._coordinator.convict(self.worker, task["key"], verdict.to_json())
-                convicted = True
-        return convicted
+        suspects = death.in_flight["suspects"]
+        verdict = self._probe(task, suspects)
+        if verdict is None and not death.cause.startswith("outside"):
+            # All pass alone and yet the process ended by itself: after three times the first is convicted all the same,
+            # or the lane would never end.
+            seen = json.dumps([death.in_flight["stage"], suspects[0]])
+            survived[seen] = survived.get(seen, 0) + 1
+            if survived[seen] >= 3:
+                first = suspects[0]
+                digest = split_digest(first["split"])
+                verdict = Conviction(digest, first["after"], first["k"], death.in_flight["stage"], _reason(death.cause))
+        if verdict is None:
+            return False
+        self._coordinator.convict(self.worker, task["key"], verdict.to_json())
+        return True
 
-    def _probe(self, task: dict[str, Any], suspect: dict[str, Any]) -> Conviction | None:
-        """Try one item alone in a fresh child. Repeated when it is killed from outside."""
-        for _ in range(5):
+    def _probe(self, task: dict[str, Any], suspects: list[dict[str, Any]]) -> Conviction | None:
+        """Try the suspects, one record at a time, in a fresh child. Repeated when it is killed from outside."""
+        for _ in range(_PROBES):
             child = _Child(self._runtime, self._scratch, f"{self.worker}-probe")
             try:
-                child.send({"task": {**task, "kind": "probe", "suspects": [suspect]}})
+                child.send({"task": {**task, "kind": "probe", "suspects": suspects}})
                 end = child.receive(self._limit(task))
-                while not isinstance(end, Death) and end["type"] == "progress":
-                    end = child.receive(self._limit(task))
             finally:
                 child.kill()
             if not isinstance(end, Death):

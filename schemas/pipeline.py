@@ -36,7 +36,7 @@ def run_field(default: Any = ..., *, description: str, **rules: Any) -> Any:
 class Settings(BaseModel):
     """Base of all settings: unknown fields are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     def bytes_settings(self) -> dict[str, Any]:
         """The fields that shape bytes, as JSON values."""
@@ -105,9 +105,9 @@ class Limits(Settings):
 class Shards(Settings):
     """How a stream is cut. Bounded runs cut by data alone, so these shape the shard files but never the rows."""
 
-    target_mib: int = bytes_field(256, gt=0, description="a lane closes its shards when they hold this much")
+    target_mib: float = bytes_field(256, gt=0, description="a lane closes its shards when they hold this much")
     block_mib: float = bytes_field(4, gt=0, le=64, description="size of a record batch: what a loader reads and checks at once")
-    payload_mib: int = bytes_field(4096, gt=0, description="decoded payload after which a lane commits, however few its tokens are")
+    payload_mib: float = bytes_field(4096, gt=0, description="decoded payload after which a lane commits, however few its tokens are")
     lane_mib: int = bytes_field(64, gt=0, description="input that one lane is given at least, beyond the first 16 lanes")
 
 

@@ -27,7 +27,7 @@ from headrace.schemas.record import Modality
 class TokenizerConfig(BaseModel):
     """Base of tokenizer settings: unknown fields are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 @dataclass(frozen=True)

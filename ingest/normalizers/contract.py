@@ -23,7 +23,7 @@ from headrace.schemas.record import Modality
 class NormalizerConfig(BaseModel):
     """Base of record settings: unknown fields are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 @dataclass(frozen=True)

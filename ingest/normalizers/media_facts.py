@@ -60,7 +60,8 @@ def read_facts(stream: BinaryIO, size: int, format: str) -> Facts:
         declared, scrambled = media_facts_streams.transport(stream, size)
         return Facts(_beyond(declared, size), declared, scrambled=scrambled)
     if format == "mp3":
-        return Facts(frames=media_facts_streams.mp3_frames(stream))
+        cut, declared = media_facts_streams.mp3_cut(stream, size)
+        return Facts(cut, declared, frames=media_facts_streams.mp3_frames(stream))
     return Facts()
 
 

@@ -159,6 +159,35 @@ def transport(stream: BinaryIO, size: int) -> tuple[int | None, bool]:
     return None, False
 
 
+def mp3_cut(stream: BinaryIO, size: int) -> tuple[str | None, int | None]:
+    """(why the file is known to be cut, bytes it should have): its last frame is not whole.
+
+    Frames are followed from four in a row near the end; tags behind the last one (ID3v1, APE, Lyrics3) end the chain.
+    """
+    start = max(0, size - (1 << 14))
+    stream.seek(start)
+    tail = stream.read(size - start)
+    at = next((i for i in range(len(tail)) if tail[i] == 0xFF and _chain(tail, i, 4)), -1)
+    while 0 <= at < len(tail):
+        length = mpeg_audio_frame(tail, at)
+        if not length:
+            torn = len(tail) - at < 4 and tail[at] == 0xFF
+            return ("it ends inside a frame's header", size + 1) if torn else (None, None)
+        at += length
+    return (f"its last frame lacks {at - len(tail)} bytes", start + at) if at > len(tail) else (None, None)
+
+
+def _chain(data: bytes, at: int, count: int) -> bool:
+    """Whether `count` frames of the same version, layer and rate follow one another."""
+    first = data[at : at + 3]
+    for _ in range(count):
+        length = mpeg_audio_frame(data, at)
+        if not length or data[at + 1] & 0xFE != first[1] & 0xFE or data[at + 2] & 0x0C != first[2] & 0x0C:
+            return False
+        at += length
+    return True
+
+
 def mp3_frames(stream: BinaryIO) -> int | None:
     """How many frames an MP3 says it has (Xing, Info or VBRI header); None if it does not say."""
     stream.seek(0)

@@ -92,6 +92,9 @@ def obstacle(media: Media, stream: Any) -> RecordError | None:
     if facts.dolby_only:
         what = f"stream {stream.index} is Dolby Vision without a base layer that makes a picture"
         return RecordError("unsupported:dolby-vision", what, locator=place)
+    if stream.type in ("video", "audio") and stream.codec_context is None and media.facts.cut is not None:
+        what = f"stream {stream.index}: what it is encoded with is not there: {media.facts.cut}"
+        return RecordError("truncated", what, locator=place)
     if stream.type in ("video", "audio") and stream.codec_context is None:
         what = f"stream {stream.index}: there is no decoder for {codec}"
         return RecordError(f"unsupported:{codec}", what, locator=place)

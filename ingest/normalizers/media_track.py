@@ -6,11 +6,12 @@ A packet that does not decode costs that packet. Each window that lost packets k
 
 - the container accounts for more bytes than there are (media_facts.py), and its index for more packets than came;
 - FLAC says how many samples, Xing and VBRI headers how many frames there are, and fewer came;
-- a format without any index ends inside a packet: the last one does not decode.
+- a format without any index ends inside a packet: the last one does not decode, or not wholly.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -41,7 +42,7 @@ class Loss:
     message: str = ""
 
 
-class Track:
+class Track(ABC):
     """One stream being decoded, with one thread, in packet order."""
 
     def __init__(self, media: Media, stream: Any, limits: Limits) -> None:
@@ -56,9 +57,12 @@ class Track:
         self.time_base: Fraction = stream.time_base
         self.packets = 0
         self._losses: dict[WindowKey, Loss] = {}
-        self._last_failed = False
+        self._last_failed = self._last_corrupt = False
         self._lost = 0
         self.last_error: Exception | None = None
+        self.emitted = 0
+        self.done = False
+        self._errors = (av.error.FFmpegError, ValueError, RuntimeError)
         self.context = stream.codec_context
         # Threads would not change pixels, but a lane is one core, and PyAV's slice threads have hung (PyAV#1962).
         self.context.thread_count = 1
@@ -76,20 +80,24 @@ class Track:
         """Options of this codec's decoder."""
         return {}
 
-    def decode(self, packet: Any | None, window: WindowKey) -> list[Any]:
-        """The frames that come out for one packet, or at the end for None; what fails is noted under `window`."""
-        import av
+    @abstractmethod
+    def window_of(self, packet: Any | None) -> WindowKey:
+        """The window that a packet's frames fall in, as well as that can be told before it is decoded."""
 
+    def decode(self, packet: Any | None) -> list[Any]:
+        """The frames that come out for one packet, or at the end for None; what fails is noted under its window."""
         if packet is not None:
             self.packets += 1
             self._last_failed = False
         try:
             frames: list[Any] = self.context.decode(packet)
-        except (av.error.FFmpegError, ValueError, RuntimeError) as exc:
-            if isinstance(exc, MemoryError):
-                raise translate(exc, self.media.format, self.media.facts, "a frame cannot be decoded") from exc
-            self.note_loss(window, packet, exc)
+        except MemoryError as exc:
+            raise translate(exc, self.media.format, self.media.facts, "a frame cannot be decoded") from exc
+        except self._errors as exc:
+            self.note_loss(self.window_of(packet), packet, exc)
             return []
+        if frames:
+            self._last_corrupt = frames[-1].is_corrupt
         return frames
 
     def note_loss(self, window: WindowKey, packet: Any | None, exc: Exception) -> None:
@@ -130,12 +138,16 @@ class Track:
             return self.media.read_error.message
         if facts.cut is not None and not 0 < self.stream.frames <= self.packets:
             return facts.cut
-        if (
-            facts.frames is not None and self.packets - self._lost < facts.frames - 1
-        ):  # some count the header's own frame
-            return f"its header promises {facts.frames} frames, {self.packets - self._lost} came"
-        if self._last_failed and self.media.format in _UNINDEXED:
-            return f"it ends inside a packet ({self.last_error})"
+        came = self.packets - self._lost
+        if facts.frames is not None and came < facts.frames - 1:  # some count the header's own frame
+            return f"its header promises {facts.frames} frames, {came} came"
+        if self.media.format in _UNINDEXED:
+            if self._last_failed:
+                return f"it ends inside a packet ({self.last_error})"
+            if self._last_corrupt:
+                return "its last frame is not whole"
+            if not self.packets:
+                return "it ends before its first packet"
         return None
 
     def duration_flags(self, decoded: Fraction) -> list[str]:

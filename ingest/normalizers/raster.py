@@ -36,6 +36,8 @@ from headrace.schemas.record import Modality, RecordBuilder
 
 _BATCH_BYTES = 8 << 20
 
+Window = tuple[int, int, int, int]  #: column, row, width, height
+
 Resampling = Literal["nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average", "mode"]
 
 
@@ -111,7 +113,7 @@ class RasterNormalizer(Normalizer):
 
 
 def _add(
-    builder: RecordBuilder, layer: Layer, tile: Tile, window: tuple[int, int, int, int], locator: str, outline: bytes | None
+    builder: RecordBuilder, layer: Layer, tile: Tile, window: Window, locator: str, outline: bytes | None
 ) -> None:
     about = layer.description
     builder.add(

@@ -21,10 +21,14 @@ Kind = Literal["scl", "qa_pixel"]
 KINDS: tuple[Kind, ...] = ("scl", "qa_pixel")
 
 
+def wanted_kinds(setting: str) -> tuple[Kind, ...]:
+    """The class layers that the setting `mask` allows, the first to be preferred."""
+    return KINDS if setting == "auto" else tuple(kind for kind in KINDS if kind == setting)
+
+
 def kind_of(name: str) -> Kind | None:
     """Which class layer a band name stands for."""
-    low = name.lower()
-    return low if low in KINDS else None  # type: ignore[return-value]
+    return next((kind for kind in KINDS if kind == name.lower()), None)
 
 
 @dataclass(frozen=True)

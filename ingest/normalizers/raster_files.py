@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from headrace.connectors.contract import Blob
 from headrace.ingest.normalizers.contract import Limits
 from headrace.ingest.normalizers.raster_bands import Band
-from headrace.ingest.normalizers.raster_clouds import KINDS, ClassMask, kind_of
+from headrace.ingest.normalizers.raster_clouds import ClassMask, kind_of, wanted_kinds
 from headrace.ingest.normalizers.raster_errors import translated
 from headrace.ingest.normalizers.raster_gate import Admitted, admit, missing_codec
 from headrace.ingest.normalizers.raster_georeference import georeference_of
@@ -21,7 +22,8 @@ from headrace.ingest.normalizers.raster_sheets import OpenSheet, Sheet, SheetRea
 from headrace.ingest.normalizers.raster_times import Moment, iso_moment, tiff_moment
 from headrace.schemas.errors import RecordError
 
-_TAG_BYTES = 2048  # of the file's own tags that go into `extra`
+_TAG_BYTES = 1024  # of the file's own tags that go into `extra`
+_SAID_ELSEWHERE = re.compile(r"#(?:spatial_ref|crs_wkt|GeoTransform|_FillValue|history)$|^NETCDF_DIM_|^TIFFTAG_.*RES")
 
 
 @contextmanager
@@ -66,7 +68,7 @@ def _layer(reader: SheetReader, sheet: Sheet, admitted: Admitted, config: Any, l
     opened = reader.open(sheet)
     bands = select(opened.bands, config.bands)
     if len(bands) > config.max_bands:
-        raise RecordError("too_large", f"{len(bands)} bands; name some in `bands`, or raise max_bands={config.max_bands}")
+        raise RecordError("too_large", f"{len(bands)} bands, `max_bands` is {config.max_bands}: name some in `bands`")
     with translated("reading the header"), environment():
         classes = class_mask(opened.bands, config.mask)
         about = describe(opened, bands, truncated, classes)
@@ -81,7 +83,7 @@ def _layer(reader: SheetReader, sheet: Sheet, admitted: Admitted, config: Any, l
 
 def class_mask(bands: Sequence[Band], wanted: str) -> ClassMask | None:
     """The class layer among the bands of one dataset, if the pipeline wants one."""
-    for kind in KINDS if wanted == "auto" else () if wanted == "none" else (wanted,):
+    for kind in wanted_kinds(wanted):
         for band in bands:
             if kind_of(band.name) == kind:
                 return ClassMask(kind, band.index)
@@ -131,21 +133,24 @@ def _times(bands: Sequence[Band], tags: dict[str, str], dataset: Any) -> tuple[M
 
 
 def _palette(dataset: Any, index: int) -> list[list[int]] | None:
-    """Red, green, blue and alpha of every index; pixels stay indices."""
+    """Red, green, blue and alpha of every index, without the unset ones behind the last; pixels stay indices."""
     try:
         table = dataset.colormap(index)
     except ValueError:  # how rasterio says that there is none
         return None
-    return [list(table[i]) for i in sorted(table)]
+    colours = [list(table[i]) for i in sorted(table)]
+    while len(colours) > 1 and colours[-1] in ([0, 0, 0, 255], [0, 0, 0, 0]):
+        colours.pop()
+    return colours
 
 
 def _tags(tags: dict[str, str]) -> dict[str, str]:
-    """The file's own tags as far as they are short; they stand in every record."""
+    """The file's own tags as far as they are short and not said elsewhere; they stand in every record."""
     kept: dict[str, str] = {}
     left = _TAG_BYTES
     for key in sorted(tags):
         cost = len(key) + len(tags[key])
-        if cost <= left:
+        if cost <= left and not _SAID_ELSEWHERE.search(key):
             kept[key] = tags[key]
             left -= cost
     return kept

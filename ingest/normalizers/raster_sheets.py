@@ -107,6 +107,8 @@ class SheetReader:
 
     def _sheets_of(self, locator: dict[str, Any], name: str | None, driver: str) -> list[Sheet]:
         dataset, times = self._dataset(name, driver)
+        if name is not None and _is_bounds(dataset, locator["variable"]):
+            return []
         sheets = []
         for order in range(len(times)):
             place = {**locator, "layer": order} if len(times) > 1 else locator
@@ -130,25 +132,27 @@ class SheetReader:
             self.close()
             dataset = self._stack.enter_context(self._file.open(name, driver))
             with translated("reading the header"), environment():
-                self._check(dataset)
+                refuse_dataset(dataset, self._file.admitted.size, self._limits)
                 self._opened = (name, dataset, by_time(bands_of(dataset)))
         return self._opened[1], self._opened[2]
-
-    def _check(self, dataset: Any) -> None:
-        if dataset.count == 0:
-            raise RecordError("no_signal", "a raster without bands")
-        itemsize = max(_itemsize(dtype) for dtype in dataset.dtypes)
-        refuse_bomb(dataset.width, dataset.height, dataset.count, itemsize, self._file.admitted.size, self._limits)
-        rows, columns = max(dataset.block_shapes, key=lambda shape: shape[0] * shape[1])
-        together = dataset.count if dataset.interleaving and dataset.interleaving.name == "pixel" else 1
-        block = rows * columns * itemsize * together
-        if block > self._limits.max_bytes // _BLOCK_SHARE:
-            raise RecordError("too_large", f"a block of {columns} x {rows} pixels takes {block} bytes when decoded")
 
     def close(self) -> None:
         """Close what is open."""
         self._opened = None
         self._stack.close()
+
+
+def refuse_dataset(dataset: Any, size: int, limits: Limits) -> None:
+    """Judge an open dataset of a file of `size` bytes by what reading it would take. Raises: RecordError."""
+    if dataset.count == 0:
+        raise RecordError("no_signal", "a raster without bands, or several in one file where one was expected")
+    itemsize = max(_itemsize(dtype) for dtype in dataset.dtypes)
+    refuse_bomb(dataset.width, dataset.height, dataset.count, itemsize, size, limits)
+    rows, columns = max(dataset.block_shapes, key=lambda shape: shape[0] * shape[1])
+    together = dataset.count if dataset.interleaving and dataset.interleaving.name == "pixel" else 1
+    block = rows * columns * itemsize * together
+    if block > limits.max_bytes // _BLOCK_SHARE:
+        raise RecordError("too_large", f"a block of {columns} x {rows} pixels takes {block} bytes when decoded")
 
 
 def by_time(bands: list[Band]) -> list[list[Band]]:
@@ -158,6 +162,12 @@ def by_time(bands: list[Band]) -> list[list[Band]]:
         key = (None, "") if band.moment is None else (band.moment.micros, band.moment.text)
         groups.setdefault(key, []).append(band)
     return list(groups.values())
+
+
+def _is_bounds(dataset: Any, variable: str) -> bool:
+    """CF 7.1: the edges of a coordinate's cells are a part of that coordinate, not a field of their own."""
+    own = variable.rsplit("/", 1)[-1]
+    return any(key.endswith(("#bounds", "#climatology")) and value == own for key, value in dataset.tags().items())
 
 
 def _itemsize(dtype: str) -> int:

@@ -7,7 +7,6 @@ What it yields: `sensor` records; `text` for what is no number (rows as JSON lin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +18,9 @@ from headrace.ingest.normalizers.sensor_csv import CsvTable
 from headrace.ingest.normalizers.sensor_ipc import IpcTable
 from headrace.ingest.normalizers.sensor_output import batches
 from headrace.ingest.normalizers.sensor_parquet import ParquetTable
+from headrace.ingest.normalizers.sensor_rows import BadRow
 from headrace.ingest.normalizers.sensor_series import Draft
-from headrace.ingest.normalizers.sensor_table import Chunk, Table
+from headrace.ingest.normalizers.sensor_table import Chunk, Source, Table
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import RecordError
 
@@ -40,7 +40,7 @@ class SensorNormalizer(Normalizer):
 
     def _events(self, item: Item) -> Events:
         if isinstance(item.data, pa.RecordBatch):
-            return self._batch(item.data)
+            return self._table(_Batch(item.data))
         blob = blob_of(item)
         name = item.headers.get("format") or ""
         reader = self._readers().get(name)
@@ -67,36 +67,32 @@ class SensorNormalizer(Normalizer):
             if table.dialect.preamble.strip() and self.config.keeps_text:
                 locator = canonical_json({"preamble": True}).decode()
                 yield Draft("text", {"locator": locator, "text": table.dialect.preamble}, -1)
-            yield from self._table(table.chunks(), table.dialect.flags, table.dialect.units)
+            yield from self._table(table)
 
     def _parquet(self, blob: Blob) -> Events:
-        table = ParquetTable(blob, self.limits)
-        for event in self._table(table.chunks(), table.flags):
-            yield event
-            while table.bad:
-                yield table.bad.pop(0)
-        yield from table.bad
+        with ParquetTable(blob, self.limits) as table:
+            for event in self._table(table):
+                yield event
+                while table.bad:
+                    yield table.bad.pop(0)
+            yield from table.bad
 
     def _ipc(self, blob: Blob, *, file: bool) -> Events:
-        table = IpcTable(blob, self.limits, file=file)
-        yield from self._table(table.chunks(), table.flags)
+        with IpcTable(blob, self.limits, file=file) as table:
+            yield from self._table(table)
 
-    def _batch(self, batch: pa.RecordBatch) -> Events:
-        chunk = Chunk(batch, np.arange(batch.num_rows, dtype=np.int64))
-        yield from self._table(iter([chunk]), ())
-
-    def _table(self, chunks: Iterator[Chunk], flags: tuple[str, ...], units: Mapping[str, str] | None = None) -> Events:
+    def _table(self, source: Source) -> Events:
         """The records of a table; where its chunks end in damage, what is open gets the flag `truncated`."""
         table: Table | None = None
-        waiting: list[Any] = []
+        waiting: list[BadRow] = []
         try:
-            for chunk in chunks:
+            for chunk in source.chunks():
                 if table is None:
                     if chunk.batch.num_rows == 0:
                         waiting += chunk.bad
                         continue
                     chunk.bad = [*waiting, *chunk.bad]
-                    table = Table(chunk.batch, self.config, flags, units)
+                    table = Table(chunk.batch, self.config, source)
                 yield from table.add(chunk)
         except RecordError:
             if table is not None:
@@ -106,6 +102,20 @@ class SensorNormalizer(Normalizer):
             yield from table.finish()
         elif waiting:
             raise RecordError(waiting[0].reason, f"no row can be read; {waiting[0].message}")
+
+
+class _Batch:
+    """A record batch of a connector as a table of one chunk."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.flags: tuple[str, ...] = ()
+        self.units: dict[str, str] = {}
+        self.position: tuple[str, str] | None = None
+        self._batch = batch
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The one chunk."""
+        yield Chunk(self._batch, np.arange(self._batch.num_rows, dtype=np.int64))
 
 
 def _not_empty(events: Events) -> Events:

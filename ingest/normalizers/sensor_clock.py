@@ -60,6 +60,8 @@ _SUFFIX = re.compile(
 _SUFFIX_UNIT = {"nsec": "ns", "nanos": "ns", "usec": "us", "micros": "us", "msec": "ms", "millis": "ms", "sec": "s", "secs": "s",
                 "seconds": "s", "days": "d"}  # fmt: skip
 _CLOCK_TIME = r"^\s*\d{1,2}[:.]\d{2}([:.]\d{2}([.,]\d+)?)?(\s*[AaPp][Mm])?\s*$"
+#: Unit of an epoch → the size that it stays below (1e8 s is 1973, 1e11 s is the year 5138).
+_EPOCHS = (("s", 1e11), ("ms", 1e14), ("us", 1e17))
 _FORMAT_UNITS = ("s", "ms", "us", "ns")
 
 
@@ -264,13 +266,13 @@ def _number_clock(batch: pa.RecordBatch, config: SensorConfig, name: str) -> Clo
         if "date" in name.lower() and 1.9e7 < size < 2.2e7 and sensor_time.read(days, "compact").ok.all():
             return Clock([name], "text", config, unit="compact")
     if size < 1e8:
-        return Clock([name], "number", config, unit=unit or "s", flags=["relative_time"])
-    return Clock(
-        [name],
-        "number",
-        config,
-        unit=unit or ("s" if size < 1e11 else "ms" if size < 1e14 else "us" if size < 1e17 else "ns"),
-    )
+        # A name that only mentions time (`cpu_time`, `ship_date_key`) is no clock unless its values are moments.
+        relative = name_rank(name) < 50 or config.time is not None
+        return Clock([name], "number", config, unit=unit or "s", flags=["relative_time"]) if relative else None
+    guess = next((u for u, below in _EPOCHS if size < below), "ns")
+    if name_rank(name) >= 50 and config.time is None and size * NS[unit or guess] > 4.2e18:
+        return None
+    return Clock([name], "number", config, unit=unit or guess)
 
 
 def _unit_of_name(name: str) -> str | None:

@@ -101,6 +101,31 @@ def _leaves(field: pa.Field, path: tuple[int, ...], name: str, top: str) -> Iter
         yield Leaf(path, name, kind, field, top)
 
 
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, those that come again with #2, #3 …"""
+    out: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        unique, count = name, 1
+        while unique in taken:
+            count += 1
+            unique = f"{name}#{count}"
+        taken.add(unique)
+        out.append(unique)
+    return out
+
+
+def check_names(schema: pa.Schema) -> None:
+    """Raises: UnicodeDecodeError if a name anywhere in the schema is not UTF-8 (pyarrow finds that when it is asked)."""
+    level: list[pa.Field] = list(schema)
+    for _ in range(4 * MAX_DEPTH):
+        if not level:
+            return
+        assert all(isinstance(field.name, str) for field in level)
+        kinds = [value_type(field.type) for field in level]
+        level = [kind.field(i) for kind in kinds if pa.types.is_nested(kind) for i in range(kind.num_fields)]
+
+
 def is_variant(kind: pa.DataType) -> bool:
     """Whether a struct is a Parquet VARIANT, shredded or not (the footer's own mark is not passed on by pyarrow).
 
@@ -120,6 +145,8 @@ def channel_of(leaf: Leaf, names: set[str]) -> Channel:
     extra: dict[str, str] = {}
     if unit is None or name in names:
         name = leaf.name
+    if name in names:
+        name = distinct([*names, name])[-1]
     if name != leaf.name:
         extra["column"] = leaf.name
     kind = value_type(leaf.type)

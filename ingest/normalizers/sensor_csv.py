@@ -39,6 +39,9 @@ class CsvTable:
         self.config = config
         self._blocks = TextBlocks(stream, config, tabs=tabs)
         self.dialect = self._blocks.dialect
+        self.flags = self.dialect.flags
+        self.units = self.dialect.units
+        self.position: tuple[str, str] | None = None
         self._kinds: dict[str, pa.DataType] = {}
 
     def chunks(self) -> Iterator[Chunk]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.ingest.normalizers import sensor_time
+from headrace.ingest.normalizers.sensor_columns import distinct
 from headrace.ingest.normalizers.sensor_config import SensorConfig
 from headrace.ingest.normalizers.sensor_units import to_ucum
 from headrace.schemas.errors import RecordError
@@ -203,14 +204,5 @@ def _decimal(rows: Sequence[Sequence[str]], delimiter: str) -> str:
 
 def _distinct(names: Sequence[str], width: int) -> tuple[str, ...]:
     """One name a column: empty ones are c0, c1 …; a name that comes again gets #2, #3 …"""
-    out: list[str] = []
-    taken: set[str] = set()
-    for i in range(width):
-        name = names[i].encode("utf-8", "replace").decode() if i < len(names) and names[i] else f"c{i}"
-        unique, count = name, 1
-        while unique in taken:
-            count += 1
-            unique = f"{name}#{count}"
-        taken.add(unique)
-        out.append(unique)
-    return tuple(out)
+    named = [names[i] if i < len(names) and names[i] else f"c{i}" for i in range(width)]
+    return tuple(distinct([name.encode("utf-8", "replace").decode() for name in named]))

@@ -10,8 +10,10 @@ while they are read where they grow beyond that (both only above 256 MiB, so tha
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ import pyarrow as pa
 from headrace.connectors.contract import Blob
 from headrace.ingest.normalizers import sensor_wkb
 from headrace.ingest.normalizers.contract import Bad, Limits
-from headrace.ingest.normalizers.sensor_columns import storage, value_type
+from headrace.ingest.normalizers.sensor_columns import check_names, distinct, storage, value_type
 from headrace.ingest.normalizers.sensor_table import Chunk
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import RecordError
@@ -30,7 +32,6 @@ BATCH_BYTES = 8 << 20
 BATCH_ROWS = 1 << 16
 SALVAGE_ROWS = 1024
 MAX_SALVAGE = 256 << 20  #: declared bytes of a damaged row group that is still read column by column
-_GEO = ("Geometry", "Geography")
 
 
 @contextmanager
@@ -50,19 +51,21 @@ def arrow_errors(what: str) -> Iterator[None]:
         raise RecordError(
             "bad_encoding", f"{what}: a name in its schema is not UTF-8 (byte {exc.start}: {exc.reason})"
         ) from exc
-    except (pa.ArrowException, OSError, ValueError, OverflowError, IndexError, KeyError, TypeError) as exc:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, IndexError, KeyError, TypeError, struct.error) as exc:
         raise RecordError(_reason(str(exc)), f"{what}: {_short(exc)}") from exc
 
 
 def _reason(message: str) -> str:
     lowered = message.lower()
+    if "not yet implemented" in lowered:
+        return "unsupported:parquet"
     if "checksum" in lowered or "crc" in lowered:
         return "checksum"
     if "unsupported" in lowered or "not supported" in lowered or "not implemented" in lowered:
         return "corrupt" if "codec value" in lowered or "future metadataversion" in lowered else "unsupported:parquet"
     if any(
         word in lowered
-        for word in ("too short", "unexpected end", "file size is", "only read", "out of bounds", "truncated")
+        for word in ("too short", "unexpected end", "file size is", "only read", "read out of bounds", "truncated")
     ):
         return "truncated"
     return "corrupt"
@@ -78,45 +81,57 @@ class ParquetTable:
     def __init__(self, blob: Blob, limits: Limits) -> None:
         import pyarrow.parquet as pq
 
-        self._blob = blob
+        self._size = blob.size
         self._limits = limits
-        self.encrypted = False
-        with arrow_errors("the Parquet file"):
-            source: Any = blob.local_path() or pa.PythonFile(blob.open(), mode="r")
-            options: dict[str, Any] = {
-                "page_checksum_verification": True,
-                "pre_buffer": False,
-                "buffer_size": 1 << 20,
-                "thrift_string_size_limit": 64 << 20,
-                "thrift_container_size_limit": 1 << 20,
-            }
-            footer = pq.ParquetFile(source, **options)
-            self._check_declared(footer.metadata)
-            schema = footer.schema_arrow
-            texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_binary(f.type)]
-            old = any(footer.schema.column(i).physical_type == "INT96" for i in range(len(footer.schema)))
-            self._geo = [
-                footer.schema.column(i).path
-                for i in range(len(footer.schema))
-                if str(footer.schema.column(i).logical_type).startswith(_GEO)
-            ]
-            self._geo += [f.name for f in schema if (f.metadata or {}).get(b"ARROW:extension:name") == b"geoarrow.wkb"]
-            self._geo += _geo_parquet(footer.metadata.metadata or {}, schema.names)
-            self._file = pq.ParquetFile(
-                source,
-                **options,
-                read_dictionary=[name for name in texts if name not in self._geo],
-                coerce_int96_timestamp_unit="us" if old else None,
-            )
-            self.schema = self._file.schema_arrow
-        if len(set(self.schema.names)) != len(self.schema.names):
-            raise RecordError("corrupt", f"two columns bear one name: {sorted(self.schema.names)[:20]}")
-        self.flags = ("int96_microseconds",) if old else ()
+        self._stream = None if blob.local_path() else blob.open()
         self.bad: list[Bad] = []
         self._points: dict[str, int | None] = {}
+        try:
+            with arrow_errors("the Parquet file"):
+                source: Any = blob.local_path() or pa.PythonFile(self._stream, mode="r")
+                options: dict[str, Any] = {
+                    "page_checksum_verification": True,
+                    "pre_buffer": False,
+                    "buffer_size": 1 << 20,
+                    "thrift_string_size_limit": 64 << 20,
+                    "thrift_container_size_limit": 1 << 20,
+                }
+                footer = pq.ParquetFile(source, **options)
+                self._check_declared(footer.metadata)
+                check_names(footer.schema_arrow)
+                old = any(footer.schema.column(i).physical_type == "INT96" for i in range(len(footer.schema)))
+                self._geo, degrees = _geometries(footer)
+                self._file = pq.ParquetFile(
+                    source,
+                    **options,
+                    read_dictionary=[name for name in _dictionaries(footer) if name not in self._geo],
+                    coerce_int96_timestamp_unit="us" if old else None,
+                )
+                self.schema = self._file.schema_arrow
+                self._sparse = _expanding(footer.metadata)
+        except RecordError:
+            self.close()
+            raise
+        self._names = distinct(self.schema.names)
+        self.flags: tuple[str, ...] = ("int96_microseconds",) if old else ()
+        self.units = {f"{name}.{axis}": "deg" for name in degrees for axis in "xy"}
+        self.position = (f"{degrees[0]}.y", f"{degrees[0]}.x") if degrees else None
+
+    def close(self) -> None:
+        """Close the stream of a blob that is no local file."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def __enter__(self) -> ParquetTable:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _check_declared(self, metadata: Any) -> None:
-        allowed = max(FLOOR, self._limits.max_ratio * self._blob.size)
+        allowed = max(FLOOR, self._limits.max_ratio * self._size)
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
             declared = max(
@@ -128,18 +143,18 @@ class ParquetTable:
             if declared > allowed:
                 raise RecordError(
                     "bomb",
-                    f"row group {index} declares {declared} bytes in a file of {self._blob.size}; at most {allowed} are read",
+                    f"row group {index} declares {declared} bytes in a file of {self._size}; at most {allowed} are read",
                 )
 
     def chunks(self) -> Iterator[Chunk]:
         """All rows. Raises: RecordError where nothing of the rest can be read."""
         row = 0
         decoded = 0
-        allowed = max(FLOOR, self._limits.max_ratio * self._blob.size)
+        allowed = max(FLOOR, self._limits.max_ratio * self._size)
         for index in range(self._file.metadata.num_row_groups):
             group = self._file.metadata.row_group(index)
             size = max(1, group.total_byte_size) // max(1, group.num_rows)
-            batch_rows = min(BATCH_ROWS, max(256, BATCH_BYTES // max(1, size)))
+            batch_rows = SALVAGE_ROWS if self._sparse else min(BATCH_ROWS, max(256, BATCH_BYTES // max(1, size)))
             done = 0
             try:
                 with arrow_errors(f"row group {index} of the Parquet file"):
@@ -149,10 +164,12 @@ class ParquetTable:
                         if decoded > allowed:
                             raise RecordError(
                                 "bomb",
-                                f"{decoded} bytes came out of a file of {self._blob.size}; at most {allowed} are read",
+                                f"{decoded} bytes came out of a file of {self._size}; at most {allowed} are read",
                             )
                         yield self._chunk(batch, row + done)
                         done += batch.num_rows
+                if done < group.num_rows:
+                    raise RecordError("truncated", f"row group {index} has {done} of {group.num_rows} rows")
             except RecordError as exc:
                 if exc.reason in ("bomb", "too_large"):
                     raise
@@ -161,7 +178,8 @@ class ParquetTable:
 
     def _chunk(self, batch: pa.RecordBatch, row: int, damaged: Mapping[str, int] | None = None) -> Chunk:
         arrays, fields = [], []
-        for field, array in zip(batch.schema, batch.columns):
+        for field, array, unique in zip(batch.schema, batch.columns, self._names):
+            field = field.with_name(unique)
             if field.name in self._geo and pa.types.is_binary(value_type(field.type)):
                 for name, column in self._geometry(field.name, storage(array)):
                     arrays.append(column)
@@ -199,20 +217,28 @@ class ParquetTable:
         """What can be read of a damaged row group after its first `done` rows, column by column."""
         group = self._file.metadata.row_group(index)
         rows = group.num_rows
-        if group.total_byte_size > MAX_SALVAGE or rows <= done or rows > MAX_SALVAGE // 64:
+        if (
+            group.total_byte_size > MAX_SALVAGE
+            or rows <= done
+            or rows > MAX_SALVAGE // 64
+            or self._names != self.schema.names
+        ):
             self._lost(cause, {"row": row + done, "rows": max(1, rows - done)})
             return
         columns: dict[str, pa.Array] = {}
+        failures: dict[str, RecordError] = {}
         for name in self.schema.names:
-            array, exc = self._column(index, name, rows)
-            if exc is not None:
-                self._lost(
-                    exc, {"column": name, "row": row + max(done, len(array)), "rows": rows - max(done, len(array))}
-                )
-            columns[name] = array
+            columns[name], failure = self._column(index, name, rows)
+            if failure is not None:
+                failures[name] = failure
         longest = max((len(a) for a in columns.values()), default=0)
         if longest <= done:
+            self._lost(cause, {"row": row + done, "rows": rows - done})
             return
+        for name, failure in failures.items():
+            good = max(done, len(columns[name]))
+            if good < rows:
+                self._lost(failure, {"column": name, "row": row + good, "rows": rows - good})
         damaged = {name: len(a) - done for name, a in columns.items() if len(a) < longest}
         arrays = [
             pa.concat_arrays([a, pa.nulls(longest - len(a), a.type)]) if len(a) < longest else a
@@ -248,14 +274,44 @@ class ParquetTable:
         self.bad.append(Bad(cause.reason, cause.message, canonical_json(dict(place)).decode()))
 
 
-def _geo_parquet(metadata: Mapping[bytes, bytes], names: list[str]) -> list[str]:
-    """Columns that GeoParquet's `geo` key declares as WKB. Source: geoparquet.org/releases/v1.1.0."""
+def _dictionaries(file: Any) -> list[str]:
+    """Top-level text columns whose pages are all plain or dictionary pages: only these can stay dictionaries."""
+    fits = {"PLAIN", "PLAIN_DICTIONARY", "RLE_DICTIONARY", "RLE", "BIT_PACKED"}
+    texts = {f.name for f in file.schema_arrow if pa.types.is_string(f.type) or pa.types.is_binary(f.type)}
+    for index in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(index)
+        for i in range(group.num_columns):
+            column = group.column(i)
+            if not set(column.encodings) <= fits:
+                texts.discard(column.path_in_schema)
+    return sorted(texts)
+
+
+def _expanding(metadata: Any) -> bool:
+    """Whether a column's encoding lets a few bytes stand for a long value in every row (prefixes of DELTA_BYTE_ARRAY)."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    return any("DELTA_BYTE_ARRAY" in g.column(i).encodings for g in groups for i in range(g.num_columns))
+
+
+def _geometries(file: Any) -> tuple[list[str], list[str]]:
+    """(columns of WKB, those of them in longitude and latitude), by Parquet's own types, geoarrow, and GeoParquet."""
     from headrace.ingest.normalizers import strict_json
 
-    if b"geo" not in metadata:
-        return []
+    found: dict[str, bool] = {}
+    for i in range(len(file.schema)):
+        column = file.schema.column(i)
+        logical = str(column.logical_type)
+        if logical.startswith(("Geometry", "Geography")):
+            found[column.path] = "crs=)" in logical or "crs=," in logical or "OGC:CRS84" in logical
+    for field in file.schema_arrow:
+        if (field.metadata or {}).get(b"ARROW:extension:name") == b"geoarrow.wkb":
+            found.setdefault(field.name, False)
     try:
-        columns = strict_json.loads(metadata[b"geo"])["columns"]
-        return [n for n, c in columns.items() if n in names and isinstance(c, dict) and c.get("encoding") == "WKB"]
+        columns = strict_json.loads((file.metadata.metadata or {})[b"geo"])["columns"]
+        for name, column in columns.items():
+            if name in file.schema_arrow.names and column.get("encoding") == "WKB":
+                found[name] = "crs" not in column  # GeoParquet 1.1: no crs means OGC:CRS84
     except (RecordError, KeyError, TypeError, AttributeError):
-        return []  # a broken note about a column is no reason to lose the column
+        pass  # no note, or a broken one: the columns stay bytes
+    names = [name for name in found if name in file.schema_arrow.names]
+    return names, [name for name in names if found[name]]

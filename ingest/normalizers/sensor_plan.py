@@ -36,7 +36,13 @@ LONGITUDES = ("lon", "lng", "long", "longitude", "lon_deg", "gps_lon", "gps_lng"
 class Plan:
     """The parts that the columns of one table play. Raises: RecordError `missing_field`, `wrong_type`, `no_time`."""
 
-    def __init__(self, first: pa.RecordBatch, config: SensorConfig, units: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        first: pa.RecordBatch,
+        config: SensorConfig,
+        units: Mapping[str, str] | None = None,
+        position: tuple[str, str] | None = None,
+    ) -> None:
         self.config = config
         self._units = dict(units or {})
         self.clock = sensor_clock.choose(first, config)
@@ -58,7 +64,7 @@ class Plan:
         if not config.keeps_text:
             self.texts = []
         self.shown = self._shown()
-        self.position = self._find_position()
+        self.position = self._find_position(position)
 
     def _key_column(self, first: pa.RecordBatch, setting: str | None, names: frozenset[str]) -> Leaf | None:
         if setting is None:
@@ -112,8 +118,11 @@ class Plan:
             kept.append((found[index], Channel(channel.name, unit or channel.unit, channel.extra, channel.transforms)))
         return [leaf for leaf, _ in kept], [channel for _, channel in kept]
 
-    def _find_position(self) -> tuple[int, int] | None:
+    def _find_position(self, known: tuple[str, str] | None) -> tuple[int, int] | None:
         names = [c.name.strip().lower().rsplit(".", 1)[-1] for c in self.channels]
+        full = [c.name for c in self.channels]
+        if known is not None and set(known) <= set(full):
+            return full.index(known[0]), full.index(known[1])
         lat = next((names.index(n) for n in LATITUDES if n in names), None)
         lon = next((names.index(n) for n in LONGITUDES if n in names), None)
         return None if lat is None or lon is None or self.names is not None else (lat, lon)

@@ -124,6 +124,10 @@ class Series:
         self._runs = [_part(run, full, len(run.t))] if full < len(run.t) else []
         self.pending = len(run.t) - full
 
+    def keep_empty(self) -> None:
+        """Give records of channels that never had a value, too."""
+        self._started = [True] * len(self.channels)
+
     def finish(self, flags: Sequence[str] = ()) -> Iterator[Draft]:
         """The record of what is left, with these flags besides."""
         if self.pending:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,6 @@ from headrace.ingest.normalizers.sensor_series import Channel, Draft, Series, Va
 from headrace.ingest.normalizers.sensor_time import Bool, Int64
 from headrace.ingest.normalizers.sensor_units import to_ucum
 from headrace.schemas.canonical import canonical_json
-from headrace.schemas.errors import RecordError
 
 MAX_PENDING = 64 << 20  #: bytes of open windows; beyond it (very many devices) all of them end
 MAX_SLICE = 8 << 20  #: bytes of text taken from a chunk at once
@@ -48,22 +47,30 @@ class Chunk:
     lossy: Mapping[str, Bool] = field(default_factory=dict)
 
 
+class Source(Protocol):
+    """What reads a table: its chunks in file order, and what it knows besides; complete when the first chunk is there.
+
+    units: column → UCUM. position: the columns latitude and longitude.
+    """
+
+    flags: tuple[str, ...]
+    units: dict[str, str]
+    position: tuple[str, str] | None
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All rows. Raises: RecordError where nothing of the rest can be read."""
+
+
 class Table:
     """One table's open windows. `flags`: findings that hold for the whole table."""
 
-    def __init__(
-        self,
-        first: pa.RecordBatch,
-        config: SensorConfig,
-        flags: Sequence[str] = (),
-        units: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, first: pa.RecordBatch, config: SensorConfig, source: Source) -> None:
         self.config = config
-        self.plan = Plan(first, config, units)
+        self.plan = Plan(first, config, source.units, source.position)
         self.text_bytes = 0
         clock = self.plan.clock
         self._series: dict[tuple[str | None, str | None], Series] = {}
-        self._flags = set(flags)
+        self._flags = set(source.flags)
         self._text = TextRows(
             1 if config.text_column else config.text_rows,
             time_source=clock.source,
@@ -72,6 +79,7 @@ class Table:
         )
         self._bad = BadRuns()
         self._said_unsupported = False
+        self._count = 0
 
     # chunks -----------------------------------------------------------------------------------------------------------
 
@@ -105,6 +113,7 @@ class Table:
             t = reading.t if self.plan.clock.how != "row" else None
             events += [(d.last_row, d.order, d) for d in self._lines(chunk, rows, t, reading.ok)]
         for _, _, event in sorted(events, key=lambda e: e[:2]):
+            self._count += 1
             yield event
         if self._waiting() > MAX_PENDING:
             yield from self._close_windows(())
@@ -113,7 +122,11 @@ class Table:
         """What is left, with these flags."""
         ended = self._bad.finish()
         if ended is not None:
+            self._count += 1
             yield ended
+        if self._count == 0:  # a table of nulls is told by its windows without a value, not by silence
+            for series in self._series.values():
+                series.keep_empty()
         yield from self._close_windows(flags)
         self._text.flags = self._flags
         text = self._text.finish(flags)

@@ -23,7 +23,7 @@ import orjson
 
 from headrace.schemas.errors import RecordError
 
-MAX_DEPTH = 512  #: nesting that is still read; Python's own limit would depend on the caller's stack
+MAX_DEPTH = 512  #: nesting that the slow parser reads; Python's own limit would depend on the caller's stack
 
 _KEY_END = re.compile(rb'"[ \t\n\r]*:')
 _BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{\]}]', re.DOTALL)
@@ -56,33 +56,31 @@ def keys_are_unique(value: Any, data: bytes) -> bool:
 
     Also False where `value` is nested deeper than MAX_DEPTH.
     """
-    if type(value) is dict:
-        # where there is no inner object these two are enough, and walking the value costs more than they do
-        if len(value) == data.count(b":"):
-            return True
-        ends = len(_KEY_END.findall(data))
-        if len(value) == ends:
-            return True
-    else:
-        ends = len(_KEY_END.findall(data))
-    return _count_keys(value) == ends
+    own = len(value) if type(value) is dict else 0
+    if own == data.count(b":"):
+        return True  # then there is no inner object either
+    ends = len(_KEY_END.findall(data))
+    return own == ends or own + _count_inner_keys(value) == ends
 
 
-def _count_keys(value: Any) -> int:
-    """Keys in all objects of a value, -1 if it is nested deeper than MAX_DEPTH."""
+def _count_inner_keys(value: dict[str, Any] | list[Any], refused: str | None = None) -> int:
+    """Keys of all objects inside `value`; a large negative number where it is too deep or an inner key is `refused`."""
     keys = 0
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    nodes = value.values() if type(value) is dict else value
+    for _ in range(MAX_DEPTH):
         below: list[Any] = []
-        for node in level:
+        for node in nodes:
             if type(node) is dict:
+                if refused in node:
+                    return -(1 << 62)
                 keys += len(node)
-                node = node.values()
-            below += [child for child in node if type(child) is dict or type(child) is list]
+                below += node.values()
+            elif type(node) is list:
+                below += node
         if not below:
             return keys
-        level = below
-    return -1
+        nodes = below
+    return -(1 << 62)
 
 
 def _loads_slowly(data: bytes) -> Any:
@@ -207,15 +205,12 @@ class StringMember:
         rest = self.cut(data, value[self.name])
         if rest is None:
             return None
-        # The cut took one key. If as many key ends are left as the object has other members, then there are no more keys
-        # in `data` than members: no inner object, so the member was the right one, and no key twice.
+        # The cut took one key. If as many key ends are left as the value has other keys, then `data` has no more keys than
+        # its value: none stands twice. And if no inner object has a key of this name, the member was the outer one.
         others = len(value) - 1
-        if rest.count(b":") != others and len(_KEY_END.findall(rest)) != others:
-            try:
-                kept = orjson.loads(rest)
-            except orjson.JSONDecodeError:
-                return None
-            if type(kept) is not dict or len(kept) != others or self.name in kept or not keys_are_unique(kept, rest):
+        if rest.count(b":") != others:
+            ends = len(_KEY_END.findall(rest))
+            if ends != others and ends != others + _count_inner_keys(value, self.name):
                 return None
         return rest.strip(_BLANK)
 

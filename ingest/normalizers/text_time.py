@@ -73,12 +73,15 @@ def _iso(text: str) -> tuple[int, list[str]]:
         moment = datetime.fromisoformat(text)
     except ValueError as exc:
         raise RecordError("no_time", f"{text[:64]!r} is neither ISO 8601 nor seconds since 1970") from exc
+    return _checked_moment(moment, text, 1_000_000 if leap else 0)
+
+
+def _checked_moment(moment: datetime, shown: str, more_us: int) -> tuple[int, list[str]]:
     flags = []
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
         flags = [NAIVE]
-    us = (moment - _EPOCH) // timedelta(microseconds=1)
-    return _checked(us + (1_000_000 if leap else 0), text), flags
+    return _checked((moment - _EPOCH) // _ONE_US + more_us, shown), flags
 
 
 def _checked(us: int, shown: str) -> int:

@@ -28,7 +28,8 @@ from headrace.ingest.normalizers.timed_text import EXTENSIONS, timed_text_file
 from headrace.ingest.normalizers.timed_text_track import TextTrack
 from headrace.ingest.normalizers.video_parts import seek_before, span_of
 from headrace.ingest.normalizers.video_picture import MaxSide
-from headrace.ingest.normalizers.video_track import FrameRule, VideoTrack
+from headrace.ingest.normalizers.video_track import VideoTrack
+from headrace.ingest.normalizers.video_window import FrameRule
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import RecordError
 from headrace.schemas.pipeline import bytes_field

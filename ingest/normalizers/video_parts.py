@@ -15,7 +15,7 @@ from typing import Any
 
 from headrace.ingest.normalizers.media import Media
 from headrace.ingest.normalizers.media_parts import Part
-from headrace.ingest.normalizers.video_track import FrameRule, Span
+from headrace.ingest.normalizers.video_window import FrameRule, Span
 
 _INDEXED = frozenset({"mp4", "matroska"})
 #: Tries to find an earlier key frame before decoding from the start.
@@ -29,8 +29,8 @@ def span_of(media: Media, stream: Any, rule: FrameRule, part: Part) -> Span:
     base = stream.time_base
     start = (stream.start_time or 0) * base
     length = stream.duration * base if stream.duration else Fraction(media.container.duration or 0, 1_000_000)
-    first = rule.window(start)
-    count = rule.window(start + length) + 1 - first
+    first = start // rule.segment
+    count = (start + length) // rule.segment + 1 - first
     borders = [first + count * i // part.count for i in range(part.count + 1)]
     return Span(
         borders[part.number - 1] if part.number > 1 else None,
@@ -44,7 +44,7 @@ def seek_before(media: Media, stream: Any, rule: FrameRule, span: Span) -> bool:
         return True
     begin = span.first * rule.segment
     if rule.fps is not None:
-        begin = rule.slot(begin) / rule.fps
+        begin = (begin * rule.fps // 1) / rule.fps  # the slot that the part begins in
     key = _key_before(media, stream, begin)
     if key is None:
         return False

@@ -113,16 +113,6 @@ class Look:
     turn: Turn | None
     transfer: int
 
-    def transforms(self, size: tuple[int, int]) -> list[str]:
-        """What was done, in order."""
-        out = []
-        if self.pixel_format != "rgb24":
-            name = _MATRICES[self.matrix][0]
-            out.append(f"{self.pixel_format} {name} {'full' if self.full_range else 'limited'} range -> rgb24")
-        if size != (self.width, self.height):
-            out.append(f"resize {self.width}x{self.height}->{size[0]}x{size[1]} bicubic")
-        return out + (self.turn.words() if self.turn else [])
-
 
 def look_of(frame: Any) -> Look:
     """The look of one decoded frame. Raises: RecordError for a colour matrix that swscale does not have."""
@@ -148,20 +138,27 @@ class Pictures:
         self._reformatter = VideoReformatter()
         self._flags = Flag.BICUBIC | Flag.ACCURATE_RND | Flag.BITEXACT | Flag.FULL_CHR_H_INT
 
-    def size(self, look: Look) -> tuple[int, int]:
-        """(width, height) after the resize and before the turn."""
-        return fit(look.width, look.height, self._max_side)
+    def fitted(self, width: int, height: int) -> tuple[int, int, int]:
+        """(height, width, 3) after the resize and before the turn."""
+        width, height = fit(width, height, self._max_side)
+        return height, width, 3
 
-    def shape(self, look: Look) -> tuple[int, int, int]:
-        """(height, width, 3) of the pixels."""
-        width, height = self.size(look)
-        return (width, height, 3) if look.turn and look.turn.transpose else (height, width, 3)
+    def transforms(self, look: Look) -> list[str]:
+        """What is done to a frame, in order."""
+        height, width, _ = self.fitted(look.width, look.height)
+        out = []
+        if look.pixel_format != "rgb24":
+            what = f"{_MATRICES[look.matrix][0]} {'full' if look.full_range else 'limited'} range"
+            out.append(f"{look.pixel_format} {what} -> rgb24")
+        if (width, height) != (look.width, look.height):
+            out.append(f"resize {look.width}x{look.height}->{width}x{height} bicubic")
+        return out + (look.turn.words() if look.turn else [])
 
     def pixels(self, frame: Any, look: Look) -> npt.NDArray[np.uint8]:
         """(height, width, 3) uint8, a view that lives as long as libav's own frame. Raises: RecordError."""
         import av
 
-        width, height = self.size(look)
+        height, width, _ = self.fitted(look.width, look.height)
         try:
             rgb = self._reformatter.reformat(
                 frame,

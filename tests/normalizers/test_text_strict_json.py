@@ -169,7 +169,7 @@ def test_cutting_the_text_never_hides_a_doubled_key(pairs: list[tuple[str, str]]
         (b"[1,]", "invalid_json", "column 4"),
         (b"", "invalid_json", "column 1"),
         (b"01", "invalid_json", "column 2"),
-        (b"[" * 600 + b"]" * 600, "invalid_json", "levels deep"),
+        (b"[" * 2000 + b"]" * 2000, "invalid_json", "levels deep"),
         (b'{"a":' * 600 + b"1" + b"}" * 600, "invalid_json", "levels deep"),
         (b"[" * 200_000, "invalid_json", "levels deep"),
     ],
@@ -187,7 +187,7 @@ def test_numbers_that_float64_cannot_hold_are_still_json() -> None:
 
 def test_numbers_keep_their_spelling_in_what_is_left() -> None:
     data = b'{"n": 1.50, "big": 12345678901234567890123, "e": 1E+2, "text": "x", "inner": {"text": [0.10]}}'
-    assert strict_json.without(data, orjson.loads(data), [("text",)]) == data.replace(b' "text": "x", ', b"")
+    assert strict_json.without(data, orjson.loads(data), [("text",)]) == data.replace(b'"text": "x", ', b"")
     moved = strict_json.without(data, strict_json.loads(data), [("inner", "text")])
     assert moved == b'{"n":1.50,"big":12345678901234567890123,"e":1E+2,"text":"x","inner":{}}'
 

@@ -48,6 +48,14 @@ SHOTS = [
     Shot("aava_with_lights", Camera(60, -330, 4, 18, 44, W, H, 0.6, mirror=4), clock("20:15:02"), "jpg", 3),
     Shot("blue_hour", Camera(130, 150, 3.5, 350, 58, W, H, 0.6, mirror=4), clock("21:10"), "png"),
 ]
+
+
+def shots(scale: int) -> list[Shot]:
+    """All photographs; for a scale above 1 the same places again, minutes later."""
+    again = [replace(s, name=f"{s.name}_{k}", t=s.t + 97.0 * k, kind="jpg") for k in range(1, scale) for s in SHOTS]
+    return [*SHOTS, *again]
+
+
 #: How a picture is turned before it is stored, so that its orientation turns it back.
 _STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 

@@ -18,24 +18,24 @@ from day.sound import Horn, record
 
 SIZE = (480, 272)
 RATE = 44_100
-MORNING, EVENING = clock("06:02:21"), clock("17:51:46")
+MORNING, EVENING = clock("06:02:04"), clock("17:51:16")
 
-QUAY = Camera(-64, 90, 15, 155, 42, *SIZE, 0.5, mirror=60)
-LIGHTHOUSE = Camera(52, -470, 20, 351, 54, *SIZE, 0.5, mirror=40)
+LIGHTHOUSE = Camera(50, -480, 19, 66, 58, *SIZE, 0.5, mirror=30)
+QUAY = Camera(-64, 84, 14, 207, 66, *SIZE, 0.5, mirror=45)
 BASIN = Camera(150, -60, 9, 352, 58, *SIZE, 0.6, mirror=6)
 
 MORNING_HORN = Horn(MORNING + 9.0, 2.4)
 
 #: (from, to, text) in seconds of the film.
 MORNING_CAPTIONS = [
-    (0.4, 4.2, "06:02 UTC, camera of the west quay, Tuulisalmi."),
-    (4.8, 8.6, "The ferry Aava rounds the lighthouse with 46 passengers."),
+    (0.4, 4.2, "06:02 UTC, camera of the lighthouse, Tuulisalmi."),
+    (4.8, 8.6, "The ferry Aava rounds the breakwater with 46 passengers."),
     (9.0, 11.6, "[one long blast of the horn]"),
     (12.2, 16.0, "Wind south-west 2 m/s, water 64 cm above datum."),
     (16.4, 19.6, "[gulls]\nShe will be at the east pier in two minutes."),
 ]
 EVENING_CAPTIONS = [
-    (0.5, 5.0, "17:51 UTC, lighthouse camera. Kaleva Trader leaves the west quay."),
+    (0.5, 5.0, "17:51 UTC, camera of the west quay. Kaleva Trader casts off."),
     (6.0, 12.0, "The tug Jehu lets go the line."),
     (13.0, 19.5, "[engines]\nNext port: Travemünde."),
     (20.0, 25.5, "The light is lit at 19:50."),
@@ -63,7 +63,7 @@ def _h264() -> str:
     return "mpeg4"
 
 
-def write(path: Path, frames: Iterator[tuple[float, Array]], started: float, sound: Array | None, *, rate: int = 1000, bitrate: int = 480_000) -> None:
+def write(path: Path, frames: Iterator[tuple[float, Array]], started: float, sound: Array | None, *, rate: int = 1000) -> None:
     """An MP4 of (seconds, RGB) frames, each shown from its own second on. `rate` is ticks a second of the time base."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as out:
@@ -71,12 +71,12 @@ def write(path: Path, frames: Iterator[tuple[float, Array]], started: float, sou
         out.metadata["title"] = path.stem
         encoder = _h264()
         options = {"preset": "veryfast", "crf": "24"} if encoder == "libx264" else {}
-        stream = out.add_stream(encoder, rate=25, options=options)
+        stream = out.add_stream(encoder, rate=min(rate, 25), options=options)
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, rate)
         stream.codec_context.thread_count = 1  # one thread: the same bytes on every machine
         if not options:
-            stream.bit_rate = bitrate
+            stream.bit_rate = 480_000
         voice = None
         if sound is not None:
             voice = out.add_stream("aac", rate=RATE, layout="mono")
@@ -101,11 +101,11 @@ def _film(view: View, started: float, times: list[float]) -> Iterator[tuple[floa
 
 
 def morning(folder: Path, studio: Studio, seconds: float = 20.0) -> None:
-    """The ferry comes in past the lighthouse: 10 frames a second, with sound and captions."""
-    view = View(studio, QUAY, MORNING, seconds=seconds, scale=1.25)
-    sound = record(studio.place.seed, "morning", MORNING, seconds, RATE, (QUAY.x, QUAY.y), studio.ships, [MORNING_HORN], gulls=9)
-    write(folder / "quay_morning.mp4", _film(view, MORNING, [k / 10 for k in range(round(seconds * 10))]), MORNING, sound, rate=10)
-    (folder / "quay_morning.srt").write_text(srt(MORNING_CAPTIONS), encoding="utf-8")
+    """The ferry comes in past the breakwater: 10 frames a second, with sound and captions."""
+    view = View(studio, LIGHTHOUSE, MORNING, seconds=seconds, scale=1.25)
+    sound = record(studio.place.seed, "morning", MORNING, seconds, RATE, (LIGHTHOUSE.x, LIGHTHOUSE.y), studio.ships, [MORNING_HORN], gulls=9)
+    write(folder / "lighthouse_morning.mp4", _film(view, MORNING, [k / 10 for k in range(round(seconds * 10))]), MORNING, sound, rate=10)
+    (folder / "lighthouse_morning.srt").write_text(srt(MORNING_CAPTIONS), encoding="utf-8")
 
 
 def evening(folder: Path, studio: Studio, seconds: float = 26.0) -> None:
@@ -113,12 +113,12 @@ def evening(folder: Path, studio: Studio, seconds: float = 26.0) -> None:
     times, t = [], 0.0
     while t < seconds:
         times.append(round(t, 3))
-        near = min((np.hypot(s.x - 20, s.y + 120) for s in (ship.at(EVENING + t) for ship in studio.ships) if s is not None and s.speed > 0.5), default=1e9)
-        t += 0.5 if near > 260 else 0.21 if near > 150 else 0.125
-    view = View(studio, LIGHTHOUSE, EVENING, seconds=seconds, scale=1.25)
-    sound = record(studio.place.seed, "evening", EVENING, seconds, RATE, (LIGHTHOUSE.x, LIGHTHOUSE.y), studio.ships, [], gulls=5)
-    write(folder / "lighthouse_evening.mp4", _film(view, EVENING, times), EVENING, sound)
-    (folder / "lighthouse_evening.srt").write_text(srt(EVENING_CAPTIONS), encoding="utf-8")
+        near = min((np.hypot(s.x - QUAY.x, s.y - QUAY.y) for s in (ship.at(EVENING + t) for ship in studio.ships) if s is not None and s.speed > 0.5), default=1e9)
+        t += 0.5 if near > 136 else 0.21 if near > 126 else 0.125
+    view = View(studio, QUAY, EVENING, seconds=seconds, scale=1.25)
+    sound = record(studio.place.seed, "evening", EVENING, seconds, RATE, (QUAY.x, QUAY.y), studio.ships, [], gulls=5)
+    write(folder / "quay_evening.mp4", _film(view, EVENING, times), EVENING, sound)
+    (folder / "quay_evening.srt").write_text(srt(EVENING_CAPTIONS), encoding="utf-8")
 
 
 def whole_day(folder: Path, studio: Studio, frames: int = 72) -> None:

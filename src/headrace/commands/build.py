@@ -43,9 +43,10 @@ def build(
         return
     pipeline, base = read_source(source, license)
     if dry_run:
-        from headrace.commands.dry_run import dry_run as estimate
+        from headrace.commands.estimates import print_estimate
+        from headrace.ingest.estimate import estimate
 
-        estimate(pipeline, base, as_json=as_json)
+        print_estimate(estimate(pipeline, base, workers=workers), as_json=as_json)
         return
     from headrace.commands.progress import BuildDisplay
     from headrace.commands.summary import print_summary

@@ -1,0 +1,207 @@
+"""`sentencepiece`: text by SentencePiece, trained on the stream's own text or from a model file; the default for text.
+
+A trained model keeps every string exactly: no normalization, no added or removed spaces, and bytes for characters it
+does not know (so newlines, control characters and NUL are byte tokens). One character needs help: SentencePiece writes
+a space as U+2581, so a U+2581 in the text is spelled in bytes by us. A model file (`model: ./eu-64k.model`) is used as
+it is and gives exactly the ids of the sentencepiece library.
+
+Text never becomes a control id: the library does not match control pieces, and user-defined pieces that read like
+control (`<|im_start|>`) are turned into such.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from headrace.schemas.errors import ConfigError, MissingExtra, NotFitted, SchemaMismatch, TokenizerError
+from headrace.schemas.record import Modality, RecordBuilder, modality_of
+from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.contract import Artefact, Encoded, FitBudget, Tokenizer, TokenizerConfig
+from headrace.tokenizers.control_text import looks_like_control
+from headrace.tokenizers.fit_rows import fit_rows, training_card
+from headrace.tokenizers.model_file import ModelFile, read_model
+from headrace.tokenizers.sentencepiece_model import without_control_text
+
+KIND = "sentencepiece"
+MODEL = "tokenizer.model"
+SPACE = "▁"
+#: Training sentences are pieces of text between characters that would be bytes anyway or that the trainer reserves.
+_BORDERS = re.compile("[\x00-\x1f\x7f\u2581\u2585]+")
+_SENTENCE = 1000
+#: Vocabulary for a corpus: a piece for every so many bytes of text, within these limits.
+_BYTES_PER_PIECE, _LEAST, _MOST = 256, 1000, 32_000
+_FIXED = 257  #: the unknown piece and 256 bytes
+
+
+class SentencePieceConfig(TokenizerConfig):
+    """Settings of `sentencepiece`."""
+
+    model: ModelFile | None = Field(None, description="a SentencePiece model file; then nothing is trained")
+    vocab_size: int | None = Field(None, ge=300, le=1 << 20, description="most pieces; default 1,000 to 32,000 by text")
+    model_type: Literal["bpe", "unigram"] = Field("bpe", description="bpe trains ten times faster, unigram encodes so")
+    character_coverage: float = Field(0.9995, gt=0, le=1, description="share of text whose characters get pieces")
+    split_digits: bool = Field(True, description="every digit is a piece of its own")
+
+
+class SentencePiece(Tokenizer):
+    """See the module."""
+
+    Config = SentencePieceConfig
+    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    fitted = True
+    fit_budget = FitBudget(max_bytes=16 << 20)
+
+    def __init__(self, config: SentencePieceConfig, artefact: Artefact | None = None) -> None:
+        super().__init__(config, artefact)
+        if artefact is None and config.model is not None:
+            data, changed = without_control_text(read_model(config.model), looks_like_control)
+            params: dict[str, Any] = {"exact": False, "treated_as_text": changed}
+            self._artefact = Artefact(KIND, params, files={MODEL: data})
+        self._processor: Any = None
+        if self._artefact is not None:
+            if self._artefact.kind != KIND or MODEL not in self._artefact.files:
+                raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{self._artefact.kind}`")
+            self._exact = bool(self._artefact.params["exact"])
+            self._processor = _load(self._artefact.files[MODEL])
+            self._space = [self._processor.piece_to_id(f"<0x{b:02X}>") for b in SPACE.encode()] if self._exact else []
+
+    @property
+    def artefact(self) -> Artefact:
+        if self._artefact is None:
+            raise NotFitted(f"`{KIND}` is trained on the stream's text: run `headrace fit` first, or name a `model`")
+        return self._artefact
+
+    @property
+    def vocab_size(self) -> int:
+        _ = self.artefact
+        return int(self._processor.get_piece_size())
+
+    @classmethod
+    def fit(cls, config: SentencePieceConfig, records: Sequence[pa.RecordBatch], seed: int) -> Artefact:
+        if config.model is not None:
+            return cls(config).artefact
+        rows = fit_rows(records, cls.modalities, KIND)
+        sentences = sorted(s for _, row in rows for s in _sentences(row.column("text")[0].as_py())) or ["a"]
+        size = sum(len(s.encode()) for s in sentences)
+        vocab = config.vocab_size or max(_LEAST, min(_MOST, size // _BYTES_PER_PIECE // 1000 * 1000))
+        coverage = _coverage(sentences, config.character_coverage, (vocab - _FIXED) // 2)
+        data = _train(sentences, vocab, coverage, config)
+        params = {**config.model_dump(mode="json", exclude={"model"}), "exact": True, "treated_as_text": []}
+        tokenizer = cls(config, Artefact(KIND, params, files={MODEL: data}))
+        card = {**training_card(rows, 0, seed), "text_bytes": size, "vocab_size": tokenizer.vocab_size}
+        return Artefact(KIND, params, files={MODEL: data}, card=card)
+
+    def encode(self, records: pa.RecordBatch) -> Encoded:
+        _ = self.artefact
+        if modality_of(records) != "text":
+            raise SchemaMismatch(f"`{KIND}` takes text records, not {modality_of(records)}")
+        texts = records.column("text").to_pylist()
+        rows = self._ids(texts)
+        if self._exact:
+            for i, text in enumerate(texts):
+                if SPACE in text:
+                    rows[i] = self._with_literal_spaces(text)
+        unknown = self._processor.unk_id()
+        clips = [float((row == unknown).mean()) if len(row) else 0.0 for row in rows]
+        return Encoded.of(rows, [np.nan] * len(rows), clips, np.dtype(self.token_dtype))
+
+    def _ids(self, texts: list[str]) -> list[Array]:
+        """int32 ids of each text, one thread: lanes are the parallelism."""
+        if hasattr(self._processor, "EncodeAsNumpy"):
+            return list(self._processor.EncodeAsNumpy(texts, num_threads=1))
+        return [np.array(ids, np.int32) for ids in self._processor.EncodeAsIds(texts, num_threads=1)]
+
+    def _with_literal_spaces(self, text: str) -> Array:
+        parts = self._ids(text.split(SPACE))
+        mark = np.array(self._space, np.int32)
+        return np.concatenate([part for p in parts for part in (mark, p)][1:])
+
+    def decode(self, tokens: Sequence[Array]) -> pa.RecordBatch:
+        _ = self.artefact
+        builder = RecordBuilder("text")
+        size = self.vocab_size
+        for body in tokens:
+            if len(body) and int(np.max(body)) >= size:
+                raise TokenizerError(f"id {int(np.max(body))} is not below the {size} pieces of the model")
+            builder.add(locator="{}", text=self._processor.decode(np.asarray(body).tolist()) if len(body) else "")
+        return builder.finish()
+
+
+def _library() -> Any:
+    try:
+        import sentencepiece
+    except ImportError as exc:
+        raise MissingExtra("sentencepiece", "text", need=f"the tokenizer `{KIND}`") from exc
+    return sentencepiece
+
+
+def _load(data: bytes) -> Any:
+    processor = _library().SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(data)
+    except (RuntimeError, OSError) as exc:
+        raise ConfigError(f"this is not a SentencePiece model: {exc}", field="model") from exc
+    return processor
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """Parts of a text to train on, at most 1,000 characters, cut at spaces where there are any."""
+    for line in _BORDERS.split(text):
+        while len(line) > _SENTENCE:
+            cut = line.rfind(" ", 1, _SENTENCE)
+            cut = cut if cut > 0 else _SENTENCE
+            yield line[:cut]
+            line = line[cut:]
+        if line:
+            yield line
+
+
+def _coverage(sentences: list[str], wanted: float, most: int) -> float:
+    """The wanted coverage, or less where it would take more than `most` characters: words need pieces too."""
+    counts = Counter[str]()
+    for sentence in sentences:
+        counts.update(sentence)
+    ranked = sorted(counts.values(), reverse=True)
+    if len(ranked) <= most:
+        return wanted
+    return min(wanted, sum(ranked[: max(1, most)]) / sum(ranked))
+
+
+def _train(sentences: list[str], vocab_size: int, coverage: float, config: SentencePieceConfig) -> bytes:
+    """The model file. One thread and sorted input: the same text gives the same bytes."""
+    out = io.BytesIO()
+    try:
+        _library().SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=out,
+            model_type=config.model_type,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=coverage,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=config.split_digits,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            num_threads=1,
+            shuffle_input_sentence=False,
+            input_sentence_size=0,
+            max_sentence_length=8 * _SENTENCE,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as exc:
+        raise TokenizerError(f"SentencePiece could not be trained: {exc}") from exc
+    return out.getvalue()
