@@ -47,7 +47,8 @@ class Part:
     source: ByteSource
     before: Position
     after: Position
-    stored: Blob | None = None  #: the same bytes where they lie in the archive, when they need no copy
+    stored: Blob | None = None  #: the same bytes where they lie in a local archive: they need no copy
+    checked: bool = False  #: reading `source` to its end checks a checksum
     offset: int = 0  #: of its bytes in the archive, where known
     reported: bool = False  #: its damage has been told
 
@@ -114,7 +115,8 @@ def tar_parts(source: ByteSource, id: str, archive: Blob | None, after: int, bou
             yield Broken("empty", f"{entry.name} has no bytes", count, where)
             continue
         stored = None
-        if archive is not None and entry.offset + entry.size <= archive.size:
+        # From a remote archive it is cheaper to keep the bytes that pass by than to fetch them again.
+        if archive is not None and archive.local_path() and entry.offset + entry.size <= archive.size:
             stored = SliceBlob(member_id(id, entry.name), archive, entry.offset, entry.size)
         inner = part_of(source, entry.size, entry.name)
         last = _part(id, entry.name, inner, before, count, stored, bounds)
@@ -132,13 +134,15 @@ def zip_parts(stream: BinaryIO, id: str, archive: Blob, after: int, bounds: Boun
         if isinstance(member, ZipDamage):
             yield Broken(member.reason, f"{id}/{member.name}: {member.message}", count, locator(member=member.name))
             continue
-        stored = SliceBlob(member_id(id, member.name), archive, *member.stored) if member.stored else None
-        if stored is not None and member.stored and sum(member.stored) > archive.size:
-            stored = None
+        stored = None
+        if member.stored and archive.local_path() and sum(member.stored) <= archive.size:
+            stored = SliceBlob(member_id(id, member.name), archive, *member.stored)
         if member.source.at_end() and member.source.damage is None:
             yield Broken("empty", f"{member.name} has no bytes", count, locator(member=member.name))
             continue
-        yield _part(id, member.name, member.source, before, count, stored, bounds)
+        part = _part(id, member.name, member.source, before, count, stored, bounds)
+        part.checked = True
+        yield part
 
 
 def _part(id: str, name: str, source: ByteSource, before: int, after: int, stored: Blob | None, bounds: Bounds) -> Part:
@@ -198,10 +202,14 @@ def in_turn(out: list[Read], before: Position, after: Position, resume: Any) -> 
 
 def _blob_of(part: Part, bounds: Bounds) -> tuple[Blob | None, Broken | None]:
     """A part's bytes, and what is broken in them. Bytes that fail a checksum or a budget are not given."""
-    if part.stored is not None:
-        return part.stored, None
+    blob: Blob | None
     try:
-        blob, damage = spool(part.source, part.id, bounds.max_object)
+        if part.stored is None:
+            blob, damage = spool(part.source, part.id, bounds.max_object)
+        else:
+            for _ in part.source.chunks() if part.checked else ():
+                pass
+            blob, damage = part.stored, part.source.damage if part.checked else None
     except RecordError as exc:
         blob, damage = None, exc
     if damage is None:

@@ -181,15 +181,15 @@ class Connector(ABC):
         """The source in one line, for provenance: no credentials, no host paths."""
         return type(self).__name__.lower()
 
-    def ack(self, split: Split, upto: Position) -> None:
+    def ack(self, split: Split, upto: Position) -> None:  # noqa: B027 - a default, not a duty
         """Called only after the commit that covers `upto` is durable."""
 
-    def probe(self) -> None:
+    def probe(self) -> None:  # noqa: B027
         """Check that the source can be reached. Raises: SourceError, ConfigError."""
 
     def end_of(self, split: Split) -> Position:
         """The position that freezes an unbounded split into a bounded one."""
         raise TypeError(f"{type(self).__name__} is bounded: it has no end to freeze")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Free sockets, threads and files."""

@@ -171,6 +171,8 @@ class LocalStore(Store):
     def _refusal(self, path: str) -> tuple[str, str] | None:
         """Why a path may not be opened, or None."""
         real = os.path.realpath(path)
+        if os.path.islink(path) and not os.path.exists(path):
+            return "io_error", "a symbolic link to nothing"
         if not self._inside(real):
             return "external_reference", "a symbolic link that leads out of the root"
         if real != path and not self._follow:

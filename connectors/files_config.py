@@ -17,8 +17,8 @@ class FilesConfig(ConnectorConfig):
     """Settings of the connector `files`."""
 
     root: str = run_field(description="a folder or file, or a URL: s3://bucket/prefix, https://host/folder, memory://…")
-    urls: tuple[str, ...] = bytes_field(
-        (), description="http(s) only: the files, relative to the root or whole URLs below it"
+    urls: tuple[str, ...] = run_field(
+        (), repr=False, description="http(s) only: the files, relative to the root or whole URLs below it"
     )
     glob: tuple[str, ...] = bytes_field(
         ("**/*",), description="files to read; ** is any folders, * and ? stay in one name, {a,b} is either"

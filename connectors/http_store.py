@@ -9,6 +9,7 @@ The host in the pipeline is trusted; one that a redirect names must be public, w
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import ipaddress
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from typing import Any, BinaryIO
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from headrace.connectors.file_store import Entry, Store, changed, id_of_path, path_of_id, without_secrets
 from headrace.schemas.canonical import canonical_json
@@ -40,18 +41,30 @@ class HttpStore(Store):
     """The listed URLs under a root."""
 
     def __init__(self, root: str, urls: Sequence[str], timeout_s: float) -> None:
-        self._root = root if root.endswith("/") else root + "/"
+        parts = urlsplit(root)
+        if parts.query or parts.fragment or not parts.hostname:
+            raise ConfigError("https://host/folder is expected, without ? and #", field="root", value=without_secrets(root))
+        self._root = without_secrets(root if root.endswith("/") else root + "/")
+        self._headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
+        if parts.username is not None:
+            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
         self._timeout_s = timeout_s
-        host = urlsplit(root).hostname or ""
-        self._opener = _opener(host)
-        self._paths = [_relative(url, self._root) for url in urls]
+        self._opener = _opener(parts.hostname)
+        #: id → query; a query may be a signature, so it stands in no id.
+        self._queries: dict[str, str] = {}
+        for url in urls:
+            path, query = _relative(url, root if root.endswith("/") else root + "/", self._root)
+            if id_of_path(path) in self._queries:
+                raise ConfigError("two URLs name one path", field="urls", value=path)
+            self._queries[id_of_path(path)] = query
         self._seen: dict[str, dict[str, str]] = {}
 
     def describe(self) -> str:
-        return without_secrets(self._root)
+        return self._root
 
     def entries(self) -> Iterator[Entry]:
-        ids = [id_of_path(path) for path in self._paths]
+        ids = list(self._queries)
         if len(ids) == 1:
             yield self._listed(ids[0])
             return
@@ -65,7 +78,8 @@ class HttpStore(Store):
             return Entry(id, 0, "missing", ("io_error", f"the server answered {exc}"))
 
     def _url(self, id: str) -> str:
-        return urljoin(self._root, quote(path_of_id(id), safe="/?&=%:@!$'()*+,;~-._"))
+        query = self._queries.get(id, "")
+        return self._root + quote(path_of_id(id), safe="/%:@!$&'()*+,;=~-._") + (f"?{query}" if query else "")
 
     def entry(self, id: str) -> Entry:
         with self.request(id, "HEAD") as answer:
@@ -95,9 +109,7 @@ class HttpStore(Store):
     def request(self, id: str, method: str, headers: Mapping[str, str] | None = None) -> http.client.HTTPResponse:
         """One answer, tried again while the server is busy. Raises: FileNotFoundError for 4xx, SourceError."""
         url = self._url(id)
-        asked = urllib.request.Request(
-            url, method=method, headers={"User-Agent": _AGENT, "Accept-Encoding": "identity", **(headers or {})}
-        )
+        asked = urllib.request.Request(url, method=method, headers={**self._headers, **(headers or {})})
         for attempt in range(_TRIES):
             try:
                 return self._opener.open(asked, timeout=self._timeout_s)  # type: ignore[no-any-return]
@@ -120,13 +132,13 @@ class HttpStore(Store):
         raise SourceError(f"{without_secrets(url)}: no answer after {_TRIES} tries: {failure}") from failure
 
 
-def _relative(url: str, root: str) -> str:
-    """The path of a URL below the root. Raises: ConfigError for one elsewhere."""
-    path = url[len(root) :] if url.startswith(root) else url
-    parts = urlsplit(path)
-    if parts.scheme or parts.netloc or path.startswith("/") or any(p in ("", ".", "..") for p in parts.path.split("/")):
-        raise ConfigError(f"every URL must lie below the root {without_secrets(root)}", field="urls", value=url)
-    return path
+def _relative(url: str, *roots: str) -> tuple[str, str]:
+    """(path below the root, query) of a URL. Raises: ConfigError for one elsewhere."""
+    rest = next((url[len(root) :] for root in roots if url.startswith(root)), url)
+    parts = urlsplit(rest)
+    if parts.scheme or parts.netloc or any(part in ("", ".", "..") for part in parts.path.split("/")):
+        raise ConfigError(f"every URL must lie below the root {roots[-1]}", field="urls", value=without_secrets(url))
+    return parts.path, parts.query
 
 
 def _pin(headers: Message, size: int) -> str:

@@ -126,7 +126,7 @@ def _one(source: ByteSource, begin: Place, end: Any) -> Iterator[WebRecord | Web
         header = _header(source)
     except RecordError as exc:
         data = _resync(source)
-        if source.damage is not None and not data:
+        if source.at_end() and source.damage is not None:
             return  # the damage of the gzip member is told by its reader
         yield WebDamage(exc.reason, exc.message, begin, data)
         yield WebEnd(end())
@@ -141,8 +141,9 @@ def _one(source: ByteSource, begin: Place, end: Any) -> Iterator[WebRecord | Web
     damage = checked.damage
     if damage is not None and source.damage is None:
         yield WebDamage(damage.reason, damage.message, begin)
-    if source.damage is None:
-        yield WebEnd(end())
+    place = end()
+    if source.damage is None:  # else the reader of the gzip member tells of it, and where it ends
+        yield WebEnd(place)
 
 
 def _header(source: ByteSource) -> tuple[str, str, int | None, str, int, dict[str, str]]:

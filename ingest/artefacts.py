@@ -37,5 +37,7 @@ def read_artefact(store: Store, fingerprint: str) -> Artefact:
         raise TokenizerError(f"{folder}/artefact.json is damaged: {exc}") from exc
     artefact = Artefact.from_files({**files, "artefact.json": head})
     if artefact.fingerprint != fingerprint:
-        raise TokenizerError(f"{folder} holds the tokenizer {artefact.fingerprint[:12]}…, not the one it is named after")
+        raise TokenizerError(
+            f"{folder} holds the tokenizer {artefact.fingerprint[:12]}…, not the one it is named after"
+        )
     return artefact

@@ -74,7 +74,9 @@ def build(
 
     where = dataset or pipeline.dataset
     if not where:
-        raise ConfigError("where should the dataset go? give --out, or `dataset:` in the pipeline file", field="dataset")
+        raise ConfigError(
+            "where should the dataset go? give --out, or `dataset:` in the pipeline file", field="dataset"
+        )
     if "://" not in where:
         where = str(Path(where).resolve())
     runtime = Runtime.of(pipeline, where, base or Path.cwd())

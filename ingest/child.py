@@ -88,15 +88,27 @@ def main() -> None:
         except MemoryError:
             os._exit(EXIT_OOM)
         except HeadraceError as exc:
-            channel.send({"type": "failed", "error": {"type": type(exc).__name__, "message": str(exc), "traceback": traceback.format_exc()}})
+            channel.send(
+                {
+                    "type": "failed",
+                    "error": {"type": type(exc).__name__, "message": str(exc), "traceback": traceback.format_exc()},
+                }
+            )
         except Exception as exc:
             message = f"{type(exc).__name__}: {exc}"
-            channel.send({"type": "failed", "error": {"type": "internal", "message": message, "traceback": traceback.format_exc()}})
+            channel.send(
+                {
+                    "type": "failed",
+                    "error": {"type": "internal", "message": message, "traceback": traceback.format_exc()},
+                }
+            )
         else:
             channel.send({"type": "done", "result": result})
 
 
-def _do(task: Task, stream: ResolvedStream | None, runtime: Runtime, store: Any, slot: Slot, channel: Channel) -> dict[str, Any]:
+def _do(
+    task: Task, stream: ResolvedStream | None, runtime: Runtime, store: Any, slot: Slot, channel: Channel
+) -> dict[str, Any]:
     if task.kind == "fit":
         _unbound_memory()  # records are trusted by now: they were decoded under the limit
         return fit(task, runtime, store)
@@ -119,7 +131,11 @@ def _bound_memory(stream: ResolvedStream) -> None:
             importlib.import_module(library)
         except ImportError:
             continue  # the normalizer will say which extra brings it
-    base = next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData:"))
+    base = next(
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmData:")
+    )
     limit = base + (stream.spec.limits.memory_mib << 20)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -72,15 +72,23 @@ class Completer:
             "group_id": pa.array(groups, pa.string()),
         }
         if draft.column("license").null_count:
-            own["license"] = pa.array([v or self._stream.license for v in draft.column("license").to_pylist()], pa.string())
+            own["license"] = pa.array(
+                [v or self._stream.license for v in draft.column("license").to_pylist()], pa.string()
+            )
         if self._stream.spec.attribution and draft.column("attribution").null_count:
-            own["attribution"] = pa.array([v or self._stream.spec.attribution for v in draft.column("attribution").to_pylist()], pa.string())
+            own["attribution"] = pa.array(
+                [v or self._stream.spec.attribution for v in draft.column("attribution").to_pylist()], pa.string()
+            )
         if item.event_time is not None and draft.column("event_time").null_count:
             own.update(_event_time(draft, item.event_time))
         if "rights" in item.headers and draft.column("rights").null_count:
-            own["rights"] = pa.array([v or item.headers["rights"] for v in draft.column("rights").to_pylist()], pa.string())
+            own["rights"] = pa.array(
+                [v or item.headers["rights"] for v in draft.column("rights").to_pylist()], pa.string()
+            )
         schema = record_schema(modality)
-        return pa.RecordBatch.from_arrays([own[f.name] if f.name in own else draft.column(f.name) for f in schema], schema=schema)
+        return pa.RecordBatch.from_arrays(
+            [own[f.name] if f.name in own else draft.column(f.name) for f in schema], schema=schema
+        )
 
     def _fold(self, group: str, id_: bytes) -> str:
         share = self._folds.validation
@@ -95,7 +103,9 @@ def _event_time(draft: pa.RecordBatch, time_us: int) -> dict[str, pa.Array]:
     times = draft.column("event_time").cast(pa.int64()).to_pylist()
     sources = draft.column("time_source").to_pylist()
     return {
-        "event_time": pa.array([time_us if t is None else t for t in times], pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+        "event_time": pa.array([time_us if t is None else t for t in times], pa.int64()).cast(
+            pa.timestamp("us", tz="UTC")
+        ),
         "time_source": pa.array(["source" if t is None else s for t, s in zip(times, sources)], pa.string()),
     }
 
@@ -123,7 +133,9 @@ def output_schema(output: Output, tokenizer: Tokenizer | None) -> pa.Schema:
     return sample_schema(output.modality, tokenizer.token_dtype if tokenizer else None, metadata)
 
 
-def output_settings(output: Output, stream: ResolvedStream, fingerprint: str | None, tokenizer: Tokenizer | None) -> StreamSettings:
+def output_settings(
+    output: Output, stream: ResolvedStream, fingerprint: str | None, tokenizer: Tokenizer | None
+) -> StreamSettings:
     """What the log keeps of an output, for ever."""
     return StreamSettings(
         digest=output.digest(fingerprint),
@@ -154,7 +166,9 @@ def make_samples(records: pa.RecordBatch, encoded: Encoded | None, schema: pa.Sc
         child = pa.Array.from_buffers(kind.value_type, len(values), [None, pa.py_buffer(values)])
         offsets = pa.py_buffer(np.ascontiguousarray(encoded.offsets, dtype=np.int64))
         columns["tokens"] = pa.Array.from_buffers(kind, n, [None, offsets], children=[child])
-    return pa.RecordBatch.from_arrays([columns[f.name] if f.name in columns else records.column(f.name) for f in schema], schema=schema)
+    return pa.RecordBatch.from_arrays(
+        [columns[f.name] if f.name in columns else records.column(f.name) for f in schema], schema=schema
+    )
 
 
 def _floats(values: Any) -> pa.Array:

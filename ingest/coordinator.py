@@ -79,7 +79,7 @@ class Coordinator:
         self._began = time.monotonic()
         self._stopped = False
 
-    # ---- starting -----------------------------------------------------------------------------------------------------
+    # ---- starting ----
 
     def start(self) -> dict[str, Any]:
         """List the sources, claim the dataset, and lay out the tasks. Raises: ConfigError, LogError, StorageError."""
@@ -141,7 +141,7 @@ class Coordinator:
                 )
                 if not untouched:
                     raise SourceChanged(
-                        f"{name}: {row.split.id} changed after it was committed (it was {row.split.pin}, now {new.pin});"
+                        f"{name}: {row.split.id} changed after it was committed (was {row.split.pin}, now {new.pin});"
                         " a committed sample never changes: restore the file, or build it as another stream"
                     )
                 out.append(log.SplitPin(name, digest, lane, new.pin))
@@ -151,7 +151,7 @@ class Coordinator:
         at = self._log.state.place(source, lane)
         return Place() if at is None else Place(at.segment or 0, at.row or 0, at.position, at.k)
 
-    # ---- fitting ------------------------------------------------------------------------------------------------------
+    # ---- fitting ----
 
     def _lay_out_fits(self) -> None:
         settings = self._log.state.settings
@@ -165,7 +165,9 @@ class Coordinator:
                 if output.name in settings and settings[output.name].tokenizer:
                     made.fingerprint, made.settled = settings[output.name].tokenizer, True
         for stream in self._streams.values():
-            groups = {o.fit_group for o in stream.outputs.values() if o.fit_group} & {g for g, v in self._groups.items() if not v.settled}
+            groups = {o.fit_group for o in stream.outputs.values() if o.fit_group} & {
+                g for g, v in self._groups.items() if not v.settled
+            }
             if not groups or self._all_done(stream.name):
                 continue
             budget = max(budget_of(o).splits for o in stream.outputs.values() if o.fit_group in groups)
@@ -183,7 +185,9 @@ class Coordinator:
     def _settle(self, group: _Group) -> None:
         """All sets of a group are in: fit it, or note that there is nothing to fit."""
         if group.sets:
-            self._add(Task("fit", f"fit:{group.name}", epoch=self._log.epoch or 0, fit_group=group.name, fit_sets=group.sets))
+            self._add(
+                Task("fit", f"fit:{group.name}", epoch=self._log.epoch or 0, fit_group=group.name, fit_sets=group.sets)
+            )
         else:
             group.settled = True
 
@@ -216,7 +220,9 @@ class Coordinator:
             if tokenizer is not None:
                 tokenizers[modality] = tokenizer.fingerprint
                 if tokenizer.fingerprint not in self._log.state.tokenizers:
-                    self._log.append(log.Entry(kind="commit", tokenizers=[write_artefact(self._log.store, tokenizer.artefact)]))
+                    self._log.append(
+                        log.Entry(kind="commit", tokenizers=[write_artefact(self._log.store, tokenizer.artefact)])
+                    )
             settings[output.name] = output_settings(output, stream, tokenizers.get(modality), tokenizer)
         new = {name: s for name, s in settings.items() if name not in self._log.state.settings}
         if new:
@@ -240,7 +246,9 @@ class Coordinator:
 
     def _convictions(self, source: str) -> list[Conviction]:
         return [
-            Conviction(c.split, position_key(c.after), c.k, c.stage, c.reason) for c in self._log.state.convictions if c.source == source
+            Conviction(c.split, position_key(c.after), c.k, c.stage, c.reason)
+            for c in self._log.state.convictions
+            if c.source == source
         ]
 
     def _all_done(self, source: str) -> bool:
@@ -251,7 +259,7 @@ class Coordinator:
         self._work[task.key] = _Work(task)
         self._ready.append(task.key)
 
-    # ---- what workers ask (see supervisor.Coordinator) ------------------------------------------------------------------
+    # ---- what workers ask (see supervisor.Coordinator) ----
 
     def lease(self, worker: str) -> dict[str, Any] | None:
         """The next task, a wait, or None when all is done."""
@@ -262,7 +270,9 @@ class Coordinator:
                 work = self._work[self._ready.popleft()]
                 work.worker = worker
                 work.task.convictions = self._convictions(work.task.stream)
-                self._phase = {"collect": "fitting", "fit": "fitting", "encode": "encoding"}.get(work.task.kind, self._phase)
+                self._phase = {"collect": "fitting", "fit": "fitting", "encode": "encoding"}.get(
+                    work.task.kind, self._phase
+                )
                 return work.task.to_json()
             if all(w.finished for w in self._work.values()):
                 return None
@@ -305,7 +315,9 @@ class Coordinator:
             self._log.append(
                 log.Entry(
                     kind="commit",
-                    convictions=[log.Conviction(source, found.split, json.loads(found.after), found.k, found.reason, found.stage)],
+                    convictions=[
+                        log.Conviction(source, found.split, json.loads(found.after), found.k, found.reason, found.stage)
+                    ],
                 )
             )
 
@@ -350,7 +362,9 @@ class Coordinator:
             if error.get("traceback"):
                 _logger.debug("%s: %s", key, error["traceback"])
             fatal = error.get("type") in ("StorageError", "Fenced", "MissingExtra", "NotExclusive")
-            self._fail(key, error.get("type", "HeadraceError"), error["message"], fatal=fatal, traceback=error.get("traceback"))
+            self._fail(
+                key, error.get("type", "HeadraceError"), error["message"], fatal=fatal, traceback=error.get("traceback")
+            )
 
     def _fail(self, key: str, kind: str, message: str, *, fatal: bool, traceback: str | None = None) -> None:
         self._work[key].finished = True
@@ -382,7 +396,7 @@ class Coordinator:
         with self._lock:
             self._stopped = True
 
-    # ---- looking on ---------------------------------------------------------------------------------------------------
+    # ---- looking on ----
 
     def progress(self) -> dict[str, Any]:
         """How far the run is: phase, and per source the splits and records so far."""
@@ -391,7 +405,10 @@ class Coordinator:
             for work in self._work.values():
                 if work.task.kind not in ("encode", "collect"):
                     continue
-                row = sources.setdefault(work.task.stream, {"tasks": 0, "done": 0, "splits": 0, "left": 0, "samples": 0, "tokens": 0, "quarantined": 0})
+                row = sources.setdefault(
+                    work.task.stream,
+                    {"tasks": 0, "done": 0, "splits": 0, "left": 0, "samples": 0, "tokens": 0, "quarantined": 0},
+                )
                 if work.task.kind == "encode":
                     row["tasks"] += 1
                     row["done"] += work.finished
@@ -405,7 +422,12 @@ class Coordinator:
                     row["fit_done"] += work.finished
             for name, row in sources.items():
                 row["all_splits"] = len(self._plans[name].rows)
-            return {"phase": self._phase, "sources": sources, "seconds": time.monotonic() - self._began, "errors": len(self._errors)}
+            return {
+                "phase": self._phase,
+                "sources": sources,
+                "seconds": time.monotonic() - self._began,
+                "errors": len(self._errors),
+            }
 
     def finish(self) -> dict[str, Any]:
         """End the epoch; gives back the errors and where the time went."""
@@ -442,10 +464,12 @@ def check_settings(streams: dict[str, ResolvedStream], have: dict[str, log.Strea
                 fingerprint = tokenizer.fingerprint if tokenizer else None
             if output.digest(fingerprint) == known.digest:
                 continue
-            where, was, now = next(_differences(known.detail, output.settings), ("tokenizer", known.tokenizer, fingerprint))
+            where, was, now = next(
+                _differences(known.detail, output.settings), ("tokenizer", known.tokenizer, fingerprint)
+            )
             raise SettingsDiffer(
-                f"the dataset holds this stream with `{where}` = {was!r}, the pipeline says {now!r}. A stream never changes:"
-                f" give it a new name (`{stream.name}2`), or write to another dataset",
+                f"the dataset holds this stream with `{where}` = {was!r}, the pipeline says {now!r}. A stream never"
+                f" changes: give it a new name (`{stream.name}2`), or write to another dataset",
                 field=f"streams.{stream.name}",
                 value=now,
             )

@@ -20,7 +20,9 @@ from headrace.shards.dataset import Dataset
 SAMPLE_BYTES = 8 << 20
 
 
-def estimate(pipeline: Pipeline, base: Path, *, workers: int | None = None, sample_bytes: int = SAMPLE_BYTES) -> dict[str, Any]:
+def estimate(
+    pipeline: Pipeline, base: Path, *, workers: int | None = None, sample_bytes: int = SAMPLE_BYTES
+) -> dict[str, Any]:
     """Per source: splits, bytes, lanes, the sample's share, and the scaled samples, tokens, bytes and seconds.
 
     Raises: ConfigError, SourceError.
@@ -76,4 +78,9 @@ def estimate(pipeline: Pipeline, base: Path, *, workers: int | None = None, samp
                     "outputs": outputs,
                 }
             )
-        return {"workers": count, "sources": rows, "errors": summary["errors"], "seconds": round(sum(r["core_seconds"] for r in rows) / count, 1)}
+        return {
+            "workers": count,
+            "sources": rows,
+            "errors": summary["errors"],
+            "seconds": round(sum(r["core_seconds"] for r in rows) / count, 1),
+        }

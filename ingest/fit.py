@@ -81,7 +81,7 @@ class FitSet:
 def collect(
     task: Task, stream: ResolvedStream, runtime: Runtime, store: Store, slot: InFlight, channel: CommitChannel
 ) -> dict[str, Any]:
-    """Walk the task's splits and store the fit set of every output that is fitted. Gives back {"sets": {modality: name}}."""
+    """Store the fit set of every fitted output that the task's splits hold. Gives back {"sets": {modality: name}}."""
     connector = stream.make_connector()
     completer = Completer(stream, runtime.pipeline.folds, connector.describe())
     sets = {m: FitSet(m, budget_of(o)) for m, o in stream.outputs.items() if o.fit_group}
@@ -106,7 +106,12 @@ def collect(
 
 def fit(task: Task, runtime: Runtime, store: Store) -> dict[str, Any]:
     """Fit the tokenizer of a group to its merged sets and store its artefact. Raises: NotFitted without a record."""
-    outputs = [o for s in resolve(runtime.pipeline, runtime.base).values() for o in s.outputs.values() if o.fit_group == task.fit_group]
+    outputs = [
+        o
+        for s in resolve(runtime.pipeline, runtime.base).values()
+        for o in s.outputs.values()
+        if o.fit_group == task.fit_group
+    ]
     output = outputs[0]
     if output.tokenizer is None:
         raise NotFitted(f"{output.name} has no tokenizer to fit")
@@ -119,9 +124,16 @@ def fit(task: Task, runtime: Runtime, store: Store) -> dict[str, Any]:
         raise NotFitted(f"the fit set of {output.name} is empty")
     artefact = output.tokenizer.fit(output.config, batches, runtime.pipeline.seed)
     ids = [batch.column("record_id")[0].as_py() for batch in batches]
-    artefact.card.update(records=len(ids), record_ids_sha256=hash_parts(ids).hex(), outputs=sorted(o.name for o in outputs))
+    artefact.card.update(
+        records=len(ids), record_ids_sha256=hash_parts(ids).hex(), outputs=sorted(o.name for o in outputs)
+    )
     info = write_artefact(store, artefact)
-    return {"fingerprint": info.fingerprint, "tokenizer": info.to_json(), "outputs": [o.name for o in outputs], "card": artefact.card}
+    return {
+        "fingerprint": info.fingerprint,
+        "tokenizer": info.to_json(),
+        "outputs": [o.name for o in outputs],
+        "card": artefact.card,
+    }
 
 
 def _write_set(store: Store, epoch: int, batches: list[pa.RecordBatch]) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from headrace.connectors.files import Files, FilesConfig
+from headrace.connectors.files import Files
+from headrace.connectors.files_config import FilesConfig
 from headrace.ingest.normalizers.registry import normalizer_class
 from headrace.ingest.pipeline_file import make_pipeline
 from headrace.schemas.errors import ConfigError
@@ -19,7 +20,8 @@ from headrace.tokenizers.registry import default_for, tokenizer_class
 
 #: modality → stream name, in the order of the summary.
 STREAMS: dict[Any, str] = {
-    "text": "text", "image": "images", "video": "video", "audio": "audio", "sensor": "sensors", "raster": "rasters", "none": "unrecognised",
+    "text": "text", "image": "images", "video": "video", "audio": "audio", "sensor": "sensors", "raster": "rasters",
+    "none": "unrecognised",
 }  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def _stream(root: Path, modality: str) -> dict[str, Any]:
         return {"source": source, "record": {"type": "unrecognised"}, "tokenizer": {"type": "raw"}}
     normalizer = normalizer_class(modality)
     wanted: list[Modality] = [normalizer.modality, *normalizer.derived]
-    tokenizers = {m: _shared(m) for m in wanted if m != "tensor"}
+    tokenizers: dict[Any, Any] = {m: _shared(m) for m in wanted if m != "tensor"}
     tokenizer: Any = tokenizers if len(tokenizers) > 1 else tokenizers[normalizer.modality]
     return {"source": source, "record": {"type": modality}, "tokenizer": tokenizer}
 

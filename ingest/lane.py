@@ -1,4 +1,4 @@
-"""Encodes a lane: walks it, completes and tokenises what comes, writes shards, and commits at places data alone decides.
+"""Encodes a lane: walks it, tokenises what comes, writes shards, and commits at places that data alone decides.
 
 Rows wait in small batches per output so that tokenizers work on many at once; tokens do not depend on how they are
 batched. A cut closes all open shards of the lane together, and the manifest it hands over is one part of a log entry.
@@ -105,7 +105,14 @@ def encode_lane(
 
 class _Lane:
     def __init__(
-        self, task: Task, stream: ResolvedStream, runtime: Runtime, store: Store, slot: InFlight, channel: CommitChannel, connector: Connector
+        self,
+        task: Task,
+        stream: ResolvedStream,
+        runtime: Runtime,
+        store: Store,
+        slot: InFlight,
+        channel: CommitChannel,
+        connector: Connector,
     ) -> None:
         self._task = task
         self._stream = stream
@@ -122,7 +129,16 @@ class _Lane:
         self._gaps: list[log.GapInfo] = []
         self._quarantine: dict[str, QuarantineWriter] = {}
         self._payload = self._written = 0
-        self._total = {"items": 0, "records": 0, "samples": 0, "tokens": 0, "quarantined": 0, "payload_bytes": 0, "bytes": 0, "splits": 0}
+        self._total = {
+            "items": 0,
+            "records": 0,
+            "samples": 0,
+            "tokens": 0,
+            "quarantined": 0,
+            "payload_bytes": 0,
+            "bytes": 0,
+            "splits": 0,
+        }
         self._seconds = {"encode": 0.0, "write": 0.0}
         self._told = self._began = time.perf_counter()
 
@@ -137,7 +153,9 @@ class _Lane:
                 self._item_done(event)
             elif isinstance(event, GapSeen):
                 digest = log.split_digest(event.row.split.id)
-                self._gaps.append(log.GapInfo(self._stream.name, digest, event.gap.position, event.gap.reason, event.gap.lost))
+                self._gaps.append(
+                    log.GapInfo(self._stream.name, digest, event.gap.position, event.gap.reason, event.gap.lost)
+                )
                 self._line(event.row.split.id)
             elif isinstance(event, SplitDone):
                 self._total["splits"] += 1
@@ -174,17 +192,23 @@ class _Lane:
         for records, origins in _split_convicted(waiting, self._convicted):
             if isinstance(records, str):
                 batch, origin, k = origins[0]
-                self._refuse_row(out, batch, origin, k, records, f"encoding {records.partition(':')[0]}: convicted when tried alone")
+                self._refuse_row(
+                    out, batch, origin, k, records, f"encoding {records.partition(':')[0]}: convicted when tried alone"
+                )
                 continue
             if out.schema is None:
-                error = NotFitted(f"no {out.output.modality} record was in the fit set, so the tokenizer of {out.output.name} was never fitted")
+                error = NotFitted(
+                    f"no {out.output.modality} record was in the fit set: {out.output.name} has no tokenizer"
+                )
                 for batch, origin, k in origins:
                     for i in range(batch.num_rows):
                         self._refuse_row(out, batch.slice(i, 1), origin, k + i, "not_fitted", str(error))
                 continue
             self._encode_rows(out, records, origins)
 
-    def _encode_rows(self, out: OpenOutput, records: pa.RecordBatch, origins: list[tuple[pa.RecordBatch, Origin, int]]) -> None:
+    def _encode_rows(
+        self, out: OpenOutput, records: pa.RecordBatch, origins: list[tuple[pa.RecordBatch, Origin, int]]
+    ) -> None:
         """Encode a batch; on an error halve it until the row at fault stands alone."""
         started = time.perf_counter()
         self._slot.enter("encode", _suspects(origins))
@@ -216,7 +240,13 @@ class _Lane:
             for begin, size in ((0, half), (half, records.num_rows - half)):
                 self._encode_rows(out, records.slice(begin, size), _slice_origins(origins, begin, size))
 
-    def _write(self, out: OpenOutput, records: pa.RecordBatch, encoded: Encoded | None, origins: list[tuple[pa.RecordBatch, Origin, int]]) -> None:
+    def _write(
+        self,
+        out: OpenOutput,
+        records: pa.RecordBatch,
+        encoded: Encoded | None,
+        origins: list[tuple[pa.RecordBatch, Origin, int]],
+    ) -> None:
         started = time.perf_counter()
         if out.schema is None:
             raise ValueError(f"{out.output.name} has no schema to write")
@@ -244,11 +274,19 @@ class _Lane:
 
     # -- refusing -----------------------------------------------------------------------------------------------------
 
-    def _refuse_row(self, out: OpenOutput, row: pa.RecordBatch, origin: Origin, k: int, reason: str, message: str) -> None:
+    def _refuse_row(
+        self, out: OpenOutput, row: pa.RecordBatch, origin: Origin, k: int, reason: str, message: str
+    ) -> None:
         out.quarantined += 1
         self._total["quarantined"] += 1
         payload = row.column(PAYLOAD_COLUMN[out.output.modality])[0]
-        data = payload.as_py().encode() if out.output.modality == "text" else payload.as_buffer().to_pybytes() if hasattr(payload, "as_buffer") else None
+        data = (
+            payload.as_py().encode()
+            if out.output.modality == "text"
+            else payload.as_buffer().to_pybytes()
+            if hasattr(payload, "as_buffer")
+            else None
+        )
         self._quarantine_writer(out.output.name).add(
             reason=reason,
             message=message,
@@ -321,7 +359,8 @@ class _Lane:
 
     def _same_split(self, split_id: str) -> bool:
         return any(
-            row.split.id == split_id and (row.segment, row.row) == (self._committed.segment, self._committed.row) for row in self._task.rows
+            row.split.id == split_id and (row.segment, row.row) == (self._committed.segment, self._committed.row)
+            for row in self._task.rows
         )
 
     def _cut(self, place: Place) -> None:
@@ -350,7 +389,14 @@ class _Lane:
             kind="commit",
             add=added,
             quarantine=quarantine,
-            places=[log.PlaceMove(self._stream.name, self._task.lane, _log_place(place), None if self._committed == Place() else _log_place(self._committed))],
+            places=[
+                log.PlaceMove(
+                    self._stream.name,
+                    self._task.lane,
+                    _log_place(place),
+                    None if self._committed == Place() else _log_place(self._committed),
+                )
+            ],
             gaps=self._gaps,
             books=Books(list(self._split_counts()), streams),
         )
@@ -371,7 +417,16 @@ class _Lane:
                 read -= 1
             opened = read - line.closed - line.quarantined
             yield SplitCounts(
-                self._stream.name, digest, line.after, line.after_k, line.upto, line.upto_k, read, line.closed, line.quarantined, opened
+                self._stream.name,
+                digest,
+                line.after,
+                line.after_k,
+                line.upto,
+                line.upto_k,
+                read,
+                line.closed,
+                line.quarantined,
+                opened,
             )
 
     # -- progress -----------------------------------------------------------------------------------------------------
@@ -400,7 +455,9 @@ def _suspects(origins: list[tuple[pa.RecordBatch, Origin, int]]) -> list[dict[st
     return list(seen.values())
 
 
-def _slice_origins(origins: list[tuple[pa.RecordBatch, Origin, int]], begin: int, size: int) -> list[tuple[pa.RecordBatch, Origin, int]]:
+def _slice_origins(
+    origins: list[tuple[pa.RecordBatch, Origin, int]], begin: int, size: int
+) -> list[tuple[pa.RecordBatch, Origin, int]]:
     out, at = [], 0
     for batch, origin, k in origins:
         low, high = max(begin, at), min(begin + size, at + batch.num_rows)

@@ -27,8 +27,10 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: int) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed in a pipeline file", problem_mark=event.start_mark)
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(
+                problem="aliases (*name) are not allowed in a pipeline file", problem_mark=event.start_mark
+            )
         return super().compose_node(parent, index)
 
 
@@ -93,7 +95,11 @@ def config_error(exc: ValidationError, *, prefix: str, name: str = "pipeline") -
     if first["type"] == "extra_forbidden":
         message = "unknown setting"
     value = first.get("input")
-    shown = f" (found {value!r})" if not isinstance(value, dict) and first["type"] not in ("missing", "extra_forbidden") else ""
+    shown = (
+        f" (found {value!r})"
+        if not isinstance(value, dict) and first["type"] not in ("missing", "extra_forbidden")
+        else ""
+    )
     more = f"; and {exc.error_count() - 1} more" if exc.error_count() > 1 else ""
     return ConfigError(f"{message}{shown}{more}", field=field, value=value)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import secrets
 from collections.abc import Iterable
@@ -63,7 +64,7 @@ def assign(splits: list[Split], lanes: int) -> list[int]:
 def list_splits(name: str, splits: Iterable[Split]) -> list[Split]:
     """The listing sorted by id. Raises: ConfigError if two splits have one id."""
     listed = sorted(splits, key=lambda s: s.id)
-    for first, second in zip(listed, listed[1:]):
+    for first, second in itertools.pairwise(listed):
         if first.id == second.id:
             raise ConfigError(f"the connector lists the split {first.id!r} twice", field=f"streams.{name}.source")
     return listed
@@ -73,7 +74,8 @@ def sample_splits(splits: list[Split], max_bytes: int | None) -> list[Split]:
     """The splits with the lowest sha256 of their id, of about `max_bytes` together; all of them for None."""
     if max_bytes is None:
         return splits
-    chosen, total = [], 0
+    chosen: list[Split] = []
+    total = 0
     for split in sorted(splits, key=lambda s: hashlib.sha256(s.id.encode()).digest()):
         if chosen and total + split.weight > max_bytes:
             break
@@ -92,7 +94,8 @@ class SourcePlan:
     def repin(self, digest: str, pin: str | None) -> None:
         """A split changed before anything of it was read: it is planned with its new pin."""
         self.rows = [
-            (segment, Split(split.id, pin, split.weight) if split_digest(split.id) == digest else split, lane) for segment, split, lane in self.rows
+            (segment, Split(split.id, pin, split.weight) if split_digest(split.id) == digest else split, lane)
+            for segment, split, lane in self.rows
         ]
 
     def lanes(self) -> list[int]:

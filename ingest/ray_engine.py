@@ -1,4 +1,4 @@
-"""The engine on Ray: thin actors around the plain coordinator and supervisors. The only file of a build that imports Ray.
+"""The engine on Ray: thin actors around the plain coordinator and supervisors. The only file that imports Ray.
 
 Ray places, restarts and tells of deaths; what it carries are tasks and manifests of a few kilobytes. A worker that dies
 is restarted and its tasks are given out again; nothing it had not committed counts.
@@ -49,7 +49,9 @@ class _Worker:
         Supervisor(name, _CoordinatorProxy(coordinator), runtime).run()
 
 
-def run_ray(runtime: dict[str, Any], *, workers: int, watch: Watch, address: str | None = None, fit_only: bool = False) -> dict[str, Any]:
+def run_ray(
+    runtime: dict[str, Any], *, workers: int, watch: Watch, address: str | None = None, fit_only: bool = False
+) -> dict[str, Any]:
     """Run to the end and give back `Coordinator.finish`. Starts a Ray of this machine, or joins the one at `address`.
 
     Raises: what the coordinator raises at its start.
@@ -101,7 +103,11 @@ def _drive(ray: Any, coordinator: Any, actors: dict[str, Any], runtime: dict[str
             name = running.pop(ref)
             try:
                 ray.get(ref)
-            except (ray.exceptions.RayActorError, ray.exceptions.ActorUnavailableError, ray.exceptions.WorkerCrashedError):
+            except (
+                ray.exceptions.RayActorError,
+                ray.exceptions.ActorUnavailableError,
+                ray.exceptions.WorkerCrashedError,
+            ):
                 ray.get(coordinator.release.remote(name))
                 time.sleep(_POLL_S)
                 running[actors[name].run.remote(name, coordinator, runtime)] = name

@@ -74,12 +74,17 @@ def quicklook(bands: npt.NDArray[Any], row: pa.RecordBatch) -> npt.NDArray[np.ui
     names = [(b or {}).get("name") or "" for b in row.column("bands")[0].as_py() or []]
     lower = [n.lower() for n in names]
     wanted = next(
-        (pick for pick in (("red", "green", "blue"), ("b04", "b03", "b02"), ("b4", "b3", "b2")) if all(p in lower for p in pick)), None
+        (
+            pick
+            for pick in (("red", "green", "blue"), ("b04", "b03", "b02"), ("b4", "b3", "b2"))
+            if all(p in lower for p in pick)
+        ),
+        None,
     )
     index = [lower.index(p) for p in wanted] if wanted else list(range(3)) if len(bands) == 3 else [0]
     image = np.moveaxis(np.abs(bands[index]) if np.iscomplexobj(bands) else bands[index].astype(np.float64), 0, -1)
     flat = np.frombuffer(row.column("valid")[0].as_buffer(), np.uint8) if row.column("valid")[0].is_valid else None
-    valid = np.isfinite(image).all(axis=2)
+    valid: npt.NDArray[np.bool_] = np.all(np.isfinite(image), axis=2)
     if flat is not None and flat.size == valid.size:
         valid &= flat.reshape(valid.shape) > 0
     rgb = to_rgb(_stretch(image, valid[..., None] & np.isfinite(image), low=2, high=98))
@@ -87,7 +92,9 @@ def quicklook(bands: npt.NDArray[Any], row: pa.RecordBatch) -> npt.NDArray[np.ui
     return rgb
 
 
-def _stretch(values: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], low: float = 0, high: float = 100) -> npt.NDArray[np.uint8]:
+def _stretch(
+    values: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], low: float = 0, high: float = 100
+) -> npt.NDArray[np.uint8]:
     good = values[np.broadcast_to(valid, values.shape)]
     if good.size == 0:
         return np.zeros(values.shape, np.uint8)
@@ -124,7 +131,9 @@ def _video(row: pa.RecordBatch, stem: Path) -> list[Path]:
 def _audio(row: pa.RecordBatch, stem: Path) -> list[Path]:
     samples = next(payload_views(row))
     if samples.dtype != np.int16:
-        samples = np.clip(samples.astype(np.float64) * (32767 if samples.dtype.kind == "f" else 1), -32768, 32767).astype(np.int16)
+        samples = np.clip(
+            samples.astype(np.float64) * (32767 if samples.dtype.kind == "f" else 1), -32768, 32767
+        ).astype(np.int16)
     path = stem.with_suffix(".wav")
     with wave.open(str(path), "wb") as out:
         out.setnchannels(samples.shape[1] if samples.ndim == 2 else 1)
@@ -137,7 +146,9 @@ def _audio(row: pa.RecordBatch, stem: Path) -> list[Path]:
 def _sensor(row: pa.RecordBatch, stem: Path) -> list[Path]:
     image = picture(row)
     lines = ["t,value"]
-    for t, value, valid in zip(next(list_views(row, "t")), next(list_views(row, "value")), next(list_views(row, "valid"))):
+    for t, value, valid in zip(
+        next(list_views(row, "t")), next(list_views(row, "value")), next(list_views(row, "valid"))
+    ):
         lines.append(f"{np.datetime64(int(t), 'ns')}Z,{repr(float(value)) if valid else ''}")
     table = stem.with_suffix(".csv")
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -154,7 +165,12 @@ def _raster(row: pa.RecordBatch, stem: Path) -> list[Path]:
         raise MissingExtra("rasterio", "raster", need="writing GeoTIFF") from exc
     path = stem.with_suffix(".tif")
     transform = row.column("transform")[0].as_py()
-    profile: dict[str, Any] = {"driver": "GTiff", "count": bands.shape[0], "height": bands.shape[1], "width": bands.shape[2]}
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "count": bands.shape[0],
+        "height": bands.shape[1],
+        "width": bands.shape[2],
+    }
     if transform:
         profile["transform"] = Affine(*transform[:6])
     crs = row.column("crs")[0].as_py()
@@ -175,7 +191,8 @@ def _tensor(row: pa.RecordBatch, stem: Path) -> list[Path]:
 
 
 _RENDERERS: dict[Modality, Callable[[pa.RecordBatch, Path], list[Path]]] = {
-    "text": _text, "image": _image, "video": _video, "audio": _audio, "sensor": _sensor, "raster": _raster, "tensor": _tensor,
+    "text": _text, "image": _image, "video": _video, "audio": _audio, "sensor": _sensor, "raster": _raster,
+    "tensor": _tensor,
 }  # fmt: skip
 
 
@@ -206,8 +223,8 @@ def _plot(curves: list[tuple[Any, Any]], x_label: str, y_label: str) -> npt.NDAr
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.25)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
 def side_by_side(left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8], gap: int = 8) -> npt.NDArray[np.uint8]:

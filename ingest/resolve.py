@@ -93,7 +93,9 @@ class Runtime:
     pipeline: Pipeline
     dataset: str
     base: Path
-    files: dict[str, str] = field(default_factory=dict)  #: `./file.py:Class` → source, so that workers elsewhere have it
+    files: dict[str, str] = field(
+        default_factory=dict
+    )  #: `./file.py:Class` → source, so that workers elsewhere have it
 
     @classmethod
     def of(cls, pipeline: Pipeline, dataset: str, base: Path) -> Runtime:
@@ -111,7 +113,12 @@ class Runtime:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value; secrets in it are already expanded, so it goes to child processes, never to the dataset."""
-        return {"pipeline": self.pipeline.model_dump(mode="json"), "dataset": self.dataset, "base": str(self.base), "files": self.files}
+        return {
+            "pipeline": self.pipeline.model_dump(mode="json"),
+            "dataset": self.dataset,
+            "base": str(self.base),
+            "files": self.files,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Runtime:
@@ -164,14 +171,22 @@ def resolve_stream(name: str, pipeline: Pipeline, base: Path) -> ResolvedStream:
     outputs: dict[Modality, Output] = {}
     for modality in (normalizer.modality, *normalizer.derived):
         primary = modality == normalizer.modality
-        outputs[modality] = _output(name if primary else f"{name}.{modality}", modality, spec, primary, shape, base, field_path)
+        outputs[modality] = _output(
+            name if primary else f"{name}.{modality}", modality, spec, primary, shape, base, field_path
+        )
     return ResolvedStream(name, spec, connector, connector_config, normalizer, normalizer_config, outputs, license_)
 
 
-def _output(name: str, modality: Modality, spec: Stream, primary: bool, shape: dict[str, Any], base: Path, path: str) -> Output:
+def _output(
+    name: str, modality: Modality, spec: Stream, primary: bool, shape: dict[str, Any], base: Path, path: str
+) -> Output:
     section = spec.tokenizer_for(modality, primary)
-    field_path = f"{path}.tokenizer" if primary and not isinstance(spec.tokenizer, dict) else f"{path}.tokenizer.{modality}"
-    chosen = section.model_dump() if section else ({"type": RAW} if modality == "tensor" else dict(default_for(modality)))
+    field_path = (
+        f"{path}.tokenizer" if primary and not isinstance(spec.tokenizer, dict) else f"{path}.tokenizer.{modality}"
+    )
+    chosen = (
+        section.model_dump() if section else ({"type": RAW} if modality == "tensor" else dict(default_for(modality)))
+    )
     type_name = str(chosen.pop("type"))
     try:
         fit = Fit.model_validate(chosen.pop("fit", {}))
@@ -183,9 +198,16 @@ def _output(name: str, modality: Modality, spec: Stream, primary: bool, shape: d
         return Output(name, modality, RAW, None, None, fit, {**shape, "modality": modality, "tokenizer": {"type": RAW}})
     tokenizer = _class(tokenizer_class, type_name, base, f"{field_path}.type")
     if modality not in tokenizer.modalities:
-        raise ConfigError(f"`{type_name}` takes {', '.join(tokenizer.modalities)} records, this stream makes {modality}", field=f"{field_path}.type")
+        raise ConfigError(
+            f"`{type_name}` takes {', '.join(tokenizer.modalities)} records, this stream makes {modality}",
+            field=f"{field_path}.type",
+        )
     config = _config(tokenizer, chosen, field_path)
-    settings = {**shape, "modality": modality, "tokenizer": {"type": type_name, **bytes_settings(config), **_code(type_name, base)}}
+    settings = {
+        **shape,
+        "modality": modality,
+        "tokenizer": {"type": type_name, **bytes_settings(config), **_code(type_name, base)},
+    }
     settings["tokenizer"].pop("model", None)  # a path; the fingerprint covers the model's bytes
     return Output(name, modality, type_name, tokenizer, config, fit, settings)
 

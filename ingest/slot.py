@@ -44,7 +44,6 @@ class Slot:
         """Nothing of anybody's data is in flight."""
         self._map[: _HEAD.size] = _HEAD.pack(0.0, 0.0, 0)
 
-
     def out_of_memory(self) -> None:
         """End the process with the step still in flight, so that its suspects are tried alone."""
         os._exit(EXIT_OOM)
@@ -77,7 +76,7 @@ class SlotReader:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """CPU time a process has used so far, or None if it is gone. Source: proc(5), fields 14 and 15 of /proc/PID/stat."""
+    """CPU time a process has used so far, or None if it is gone. Source: proc(5), fields 14, 15 of /proc/PID/stat."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

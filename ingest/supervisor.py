@@ -28,7 +28,16 @@ from headrace.ingest.task import Conviction
 from headrace.shards.entry import split_digest
 
 #: Signals that a process brings on itself; SIGKILL and SIGTERM come from outside.
-FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS, signal.SIGXCPU}
+FAULTS = {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGABRT,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+    signal.SIGXCPU,
+}
 
 _OUTSIDE_KILLS = 20  # a task whose child is killed from outside more often than this, without progress, is given up
 _PROBES = 5  # tries of a probe that something outside keeps killing
@@ -125,7 +134,9 @@ class Supervisor:
             task = self._coordinator.renew(self.worker, key)
             deaths = 0 if convicted or (task and task["place"] != place) else deaths + 1
             if deaths > _OUTSIDE_KILLS:
-                message = f"its process ended {deaths} times without progress (last: {death.cause}); {death.stderr[-2000:]}"
+                message = (
+                    f"its process ended {deaths} times without progress (last: {death.cause}); {death.stderr[-2000:]}"
+                )
                 self._coordinator.fail(self.worker, key, {"type": "HeadraceError", "message": message})
                 return
 
@@ -192,7 +203,9 @@ class Supervisor:
             if not end.in_flight:
                 return None
             guilty = end.in_flight["suspects"][0]
-            return Conviction(split_digest(guilty["split"]), guilty["after"], guilty["k"], end.in_flight["stage"], _reason(end.cause))
+            return Conviction(
+                split_digest(guilty["split"]), guilty["after"], guilty["k"], end.in_flight["stage"], _reason(end.cause)
+            )
         return None
 
     def _limit(self, task: dict[str, Any]) -> float:
@@ -222,7 +235,14 @@ class _Child:
         self._stderr_path = self._folder / "stderr"
         with open(self._stderr_path, "wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "headrace.ingest.child", str(to_child), str(from_child), str(self._folder / "slot")],
+                [
+                    sys.executable,
+                    "-m",
+                    "headrace.ingest.child",
+                    str(to_child),
+                    str(from_child),
+                    str(self._folder / "slot"),
+                ],
                 pass_fds=(to_child, from_child),
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
@@ -248,7 +268,7 @@ class _Child:
             return
 
     def receive(self, time_s: float) -> dict[str, Any] | Death:
-        """The next message, or how the child ended. Ends it when its record in flight takes over `time_s` CPU seconds."""
+        """The next message, or how the child ended. It is ended when its record takes over `time_s` CPU seconds."""
         while True:
             line, newline, rest = self._buffer.partition(b"\n")
             if newline:

@@ -14,7 +14,8 @@ Kind = Literal["encode", "collect", "fit", "probe"]
 class Conviction:
     """A record that killed its process, alone: it is quarantined and never tried again.
 
-    `split` is the digest of the split's id, `after` the position before the item (canonical JSON), `k` the output of that item that was being made,
+    `split` is the digest of the split's id, `after` the position before the item (canonical JSON), `k` the
+    output of that item that was being made,
     `stage` read, normalize or encode.
     """
 

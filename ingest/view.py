@@ -43,7 +43,9 @@ class Address:
             stream, lane, seq = text.rsplit("/", 2)
             return cls(stream, int(lane.removeprefix("L")), int(seq))
         except ValueError as exc:
-            raise ConfigError(f"`{text}` is not the address of a sample: STREAM/LANE/SEQ is expected, such as photos/L0003/17") from exc
+            raise ConfigError(
+                f"`{text}` is not the address of a sample: STREAM/LANE/SEQ is expected, such as photos/L0003/17"
+            ) from exc
 
     def __str__(self) -> str:
         return f"{self.stream}/L{self.lane:04d}/{self.seq}"
@@ -136,7 +138,9 @@ class DatasetView:
             raise SourceError(f"the dataset does not say where {row['uri']} lies")
         source, pin = sources[row["split"]]
         connector_type = connector_class(source["type"], self._base)
-        connector = connector_type(connector_type.Config.model_validate({k: v for k, v in source.items() if k != "type"}))
+        connector = connector_type(
+            connector_type.Config.model_validate({k: v for k, v in source.items() if k != "type"})
+        )
         record = dict(settings.detail["record"])
         record.pop("code", None)
         normalizer_type = normalizer_class(record.pop("type"), self._base)
@@ -161,7 +165,11 @@ class DatasetView:
         """Where a sample came from: source, position, license, transforms, tokenizer, and the commit that added it."""
         sample = self.sample(address)
         settings = self.dataset.state.settings[address.stream]
-        row = {f.name: sample.column(f.name)[0] for f in sample.schema if f.name not in ("tokens", "pixels", "samples", "data")}
+        row = {
+            f.name: sample.column(f.name)[0]
+            for f in sample.schema
+            if f.name not in ("tokens", "pixels", "samples", "data")
+        }
         plain = {name: _plain(value) for name, value in row.items()}
         tokens = len(sample.column("tokens")[0]) if "tokens" in sample.schema.names else None
         located = self.dataset.state.locate(address.stream, address.lane, address.seq)
@@ -187,7 +195,10 @@ class DatasetView:
 
     def _known(self, stream: str) -> str:
         if stream not in self.dataset.state.settings:
-            raise ConfigError(f"there is no stream `{stream}`; there are {', '.join(sorted(self.dataset.state.settings))}", value=stream)
+            raise ConfigError(
+                f"there is no stream `{stream}`; there are {', '.join(sorted(self.dataset.state.settings))}",
+                value=stream,
+            )
         return stream
 
 

@@ -149,7 +149,9 @@ class Walk:
             suspect = {"split": split.id, "pin": split.pin, "after": after, "k": 0}
             reason = self._convicted.get((digest, after, 0, "read"))
             if reason is not None:
-                yield _refuse_rest(row, after, reason, f"reading on from {after} {_deed(reason)}; the rest of the split is refused")
+                yield _refuse_rest(
+                    row, after, reason, f"reading on from {after} {_deed(reason)}; the rest of the split is refused"
+                )
                 return
             started = time.perf_counter()
             self._slot.enter("read", [suspect])
@@ -177,7 +179,9 @@ class Walk:
             if isinstance(got, Broken):
                 position = got.position
                 self.place = Place(row.segment, row.row, position, 0)
-                yield Refused(row, position, got.locator, "read", got.reason, got.message, split.id, got.data, whole_item=True)
+                yield Refused(
+                    row, position, got.locator, "read", got.reason, got.message, split.id, got.data, whole_item=True
+                )
                 continue
             yield from self._item(Origin(row, got, after, 0), skip)
             skip = 0
@@ -223,7 +227,9 @@ class Walk:
                     data = _raw(item) if outputs == 0 else None
                     locator = failure.locator or _rest(outputs)
                     self._advance(row, after, k)
-                    yield Refused(row, item.position, locator, "normalize", failure.reason, failure.message, object_, data, k == 1)
+                    yield Refused(
+                        row, item.position, locator, "normalize", failure.reason, failure.message, object_, data, k == 1
+                    )
                 whole = k == 1
                 break
             if got is None:
@@ -233,7 +239,9 @@ class Walk:
                 k += 1
                 if k > skip:
                     self._advance(row, after, k)
-                    yield Refused(row, item.position, got.locator, "normalize", got.reason, got.message, object_, got.data)
+                    yield Refused(
+                        row, item.position, got.locator, "normalize", got.reason, got.message, object_, got.data
+                    )
                 continue
             rows = got.num_rows
             if rows == 0:
@@ -247,7 +255,9 @@ class Walk:
                 yield Batch(modality_of(got), got, Origin(row, item, after, first))
         if outputs == 0 and refused == 0 and not whole:
             whole = True
-            yield Refused(row, item.position, _rest(0), "normalize", "empty", "no record came of it", object_, _raw(item), True)
+            yield Refused(
+                row, item.position, _rest(0), "normalize", "empty", "no record came of it", object_, _raw(item), True
+            )
         self.place = Place(row.segment, row.row, item.position, 0)
         yield ItemDone(row, outputs, whole)
 
@@ -260,12 +270,18 @@ def _rest(outputs: int) -> str | None:
 
 
 def _refuse_rest(row: PlanRow, after: str, reason: str, message: str) -> Refused:
-    return Refused(row, json.loads(after), f'{{"after":{after}}}', "read", reason, message, row.split.id, None, whole_item=True)
+    return Refused(
+        row, json.loads(after), f'{{"after":{after}}}', "read", reason, message, row.split.id, None, whole_item=True
+    )
 
 
 def _deed(reason: str) -> str:
     code, _, detail = reason.partition(":")
-    words = {"crash": "killed its process", "hang": "did not come to an end in its time", "oom": "took more memory than its limit"}
+    words = {
+        "crash": "killed its process",
+        "hang": "did not come to an end in its time",
+        "oom": "took more memory than its limit",
+    }
     said = words.get(code, REASONS.get(code, code))
     return f"{said} ({detail})" if detail else said
 

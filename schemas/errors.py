@@ -1,23 +1,23 @@
 """The error tree: callers catch a branch, never a library's own classes.
 
-    HeadraceError
-    ├── ConfigError          the pipeline file, an option or an artefact is wrong: stops before the first byte
-    │   ├── MissingExtra     a library of an optional extra is not installed
-    │   └── SettingsDiffer   the output belongs to other settings
-    ├── RecordError          one record is bad: it is quarantined, the run goes on
-    ├── SourceError          a source cannot be read now
-    │   └── SourceChanged    a source is not the one that was planned
-    ├── StorageError         the output cannot be written or read
-    │   └── NotExclusive     the store cannot create a name exactly once
-    ├── LogError             the commit log is not what it says
-    │   ├── Fenced           a newer writer took over
-    │   ├── BrokenLog        a hash, a link or an entry is wrong or missing
-    │   ├── Unbalanced       the books of an entry do not balance
-    │   └── FormatTooNew     written by a newer major version
-    ├── ShardError           bytes of a shard differ from what the log says
-    └── TokenizerError       a tokenizer cannot do what was asked
-        ├── NotFitted        it needs `headrace fit` first
-        └── SchemaMismatch   bands, units or dtype differ from the artefact's
+HeadraceError
+├── ConfigError          the pipeline file, an option or an artefact is wrong: stops before the first byte
+│   ├── MissingExtra     a library of an optional extra is not installed
+│   └── SettingsDiffer   the output belongs to other settings
+├── RecordError          one record is bad: it is quarantined, the run goes on
+├── SourceError          a source cannot be read now
+│   └── SourceChanged    a source is not the one that was planned
+├── StorageError         the output cannot be written or read
+│   └── NotExclusive     the store cannot create a name exactly once
+├── LogError             the commit log is not what it says
+│   ├── Fenced           a newer writer took over
+│   ├── BrokenLog        a hash, a link or an entry is wrong or missing
+│   ├── Unbalanced       the books of an entry do not balance
+│   └── FormatTooNew     written by a newer major version
+├── ShardError           bytes of a shard differ from what the log says
+└── TokenizerError       a tokenizer cannot do what was asked
+    ├── NotFitted        it needs `headrace fit` first
+    └── SchemaMismatch   bands, units or dtype differ from the artefact's
 """
 
 from __future__ import annotations

@@ -41,11 +41,13 @@ class Settings(BaseModel):
     def bytes_settings(self) -> dict[str, Any]:
         """The fields that shape bytes, as JSON values."""
         dumped = self.model_dump(mode="json")
-        return {name: dumped[name] for name, info in type(self).model_fields.items() if digest_of_field(info) == "bytes"}
+        return {
+            name: dumped[name] for name, info in type(self).model_fields.items() if digest_of_field(info) == "bytes"
+        }
 
 
 def digest_of_field(info: Any) -> str:
-    """"bytes" or "run", as declared; a field of a plug-in that says nothing shapes bytes."""
+    """ "bytes" or "run", as declared; a field of a plug-in that says nothing shapes bytes."""
     extra = info.json_schema_extra
     return str(extra.get("digest", "bytes")) if isinstance(extra, dict) else "bytes"
 
@@ -65,16 +67,24 @@ class Section(BaseModel):
 class Fit(Settings):
     """The fit set of a tokenizer: a hash-chosen sample that does not depend on workers or order."""
 
-    records: int | None = bytes_field(None, gt=0, description="at most this many records, lowest record id first; default: the tokenizer's own")
-    splits: int | None = bytes_field(None, gt=0, description="read at most this many splits, lowest sha256 of split id first")
-    share: str | None = bytes_field(None, description="streams with the same word here are fitted together and share one tokenizer")
+    records: int | None = bytes_field(
+        None, gt=0, description="at most this many records, lowest record id first; default: the tokenizer's own"
+    )
+    splits: int | None = bytes_field(
+        None, gt=0, description="read at most this many splits, lowest sha256 of split id first"
+    )
+    share: str | None = bytes_field(
+        None, description="streams with the same word here are fitted together and share one tokenizer"
+    )
 
 
 class Folds(Settings):
     """Which records are kept apart for validation, by a hash that never changes."""
 
     validation: float = bytes_field(0.01, ge=0, lt=1, description="share of groups whose records get fold=validation")
-    by: Literal["group_id", "record_id"] = bytes_field("group_id", description="what is hashed: what belongs together stays together")
+    by: Literal["group_id", "record_id"] = bytes_field(
+        "group_id", description="what is hashed: what belongs together stays together"
+    )
 
 
 class Grid(Settings):
@@ -90,14 +100,18 @@ class Privacy(Settings):
 
     exif: Literal["orientation", "all"] = bytes_field("orientation", description="EXIF fields that are kept")
     gps: Literal["drop", "keep"] = bytes_field("drop", description="positions found in EXIF")
-    quarantine_keep: str = run_field("30d", description="how long quarantined bytes are kept; digests and reasons stay", pattern=r"^(\d+d|forever)$")
+    quarantine_keep: str = run_field(
+        "30d", description="how long quarantined bytes are kept; digests and reasons stay", pattern=r"^(\d+d|forever)$"
+    )
 
 
 class Limits(Settings):
     """What one record may cost."""
 
     time_s: float = run_field(30, gt=0, description="CPU seconds for one record; over it is quarantined as `hang`")
-    memory_mib: int = run_field(1024, gt=0, description="memory over the worker's base; over it is quarantined as `oom`")
+    memory_mib: int = run_field(
+        1024, gt=0, description="memory over the worker's base; over it is quarantined as `oom`"
+    )
     max_pixels: int = bytes_field(1 << 28, gt=0, description="pixels of one image or frame that must be decoded whole")
     max_ratio: int = bytes_field(1000, gt=0, description="decompressed / compressed bytes; over it is a `bomb`")
 
@@ -106,9 +120,15 @@ class Shards(Settings):
     """How a stream is cut. Bounded runs cut by data alone, so these shape the shard files but never the rows."""
 
     target_mib: float = bytes_field(256, gt=0, description="a lane closes its shards when they hold this much")
-    block_mib: float = bytes_field(4, gt=0, le=64, description="size of a record batch: what a loader reads and checks at once")
-    payload_mib: float = bytes_field(4096, gt=0, description="decoded payload after which a lane commits, however few its tokens are")
-    lane_mib: int = bytes_field(64, gt=0, description="input that one lane is given at least, beyond the first 16 lanes")
+    block_mib: float = bytes_field(
+        4, gt=0, le=64, description="size of a record batch: what a loader reads and checks at once"
+    )
+    payload_mib: float = bytes_field(
+        4096, gt=0, description="decoded payload after which a lane commits, however few its tokens are"
+    )
+    lane_mib: int = bytes_field(
+        64, gt=0, description="input that one lane is given at least, beyond the first 16 lanes"
+    )
 
 
 class Stream(Settings):
@@ -116,12 +136,16 @@ class Stream(Settings):
 
     source: Section = bytes_field(description="how bytes arrive")
     record: Section = bytes_field(description="what they become")
-    tokenizer: Section | dict[str, Section] | None = bytes_field(None, description="how records become tokens; one section, or one per modality")
+    tokenizer: Section | dict[str, Section] | None = bytes_field(
+        None, description="how records become tokens; one section, or one per modality"
+    )
     license: str | None = bytes_field(None, description="SPDX identifier or LicenseRef-…")
     attribution: str | None = bytes_field(None, description="who must be named")
     limits: Limits = bytes_field(Limits(), description="what one record may cost")
     shards: Shards = bytes_field(Shards(), description="how the stream is cut")
-    max_bad_fraction: float | None = run_field(None, gt=0, le=1, description="stop when more than this share of records is bad")
+    max_bad_fraction: float | None = run_field(
+        None, gt=0, le=1, description="stop when more than this share of records is bad"
+    )
 
     @field_validator("license")
     @classmethod
@@ -161,7 +185,9 @@ class Pipeline(Settings):
     def _names(self) -> Pipeline:
         for name in self.streams:
             if not STREAM_NAME.match(name):
-                raise ValueError(f"stream name {name!r}: lower-case letters, digits, - and _ are expected, beginning with a letter")
+                raise ValueError(
+                    f"stream name {name!r}: lower-case letters, digits, - and _ are expected, beginning with a letter"
+                )
         if not LICENSE.match(self.license):
             raise ValueError(f"license {self.license!r}: an SPDX identifier or LicenseRef-… is expected")
         return self

@@ -1,4 +1,4 @@
-"""Turns a `type` of the pipeline file into a class: a known name, an entry point, `./file.py:Class`, `package.module:Class`."""
+"""Turns a `type` into a class: a known name, an entry point, `./file.py:Class`, or `package.module:Class`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ def file_of(type_name: str, base: Path | None) -> Path:
     return path if path.is_absolute() else (base or Path.cwd()) / path
 
 
-def resolve_class(type_name: str, *, group: str, known: Mapping[str, str], base: Path | None, kind: str, parent: type) -> Any:
-    """The class, checked to be a `parent`. Raises: ConfigError that says what was looked for and the nearest known name."""
+def resolve_class(
+    type_name: str, *, group: str, known: Mapping[str, str], base: Path | None, kind: str, parent: type
+) -> Any:
+    """The class, checked to be a `parent`. Raises: ConfigError that names the nearest known name."""
     if is_file_type(type_name):
         cls = _from_file(type_name, base)
     elif type_name in known:

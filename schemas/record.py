@@ -161,7 +161,9 @@ def modality_of(batch: pa.RecordBatch) -> Modality:
     """
     name = (batch.schema.metadata or {}).get(_MODALITY_KEY, b"").decode()
     if name not in MODALITIES:
-        raise ValueError(f"a record batch without a modality: build it with RecordBuilder (schema: {batch.schema.names})")
+        raise ValueError(
+            f"a record batch without a modality: build it with RecordBuilder (schema: {batch.schema.names})"
+        )
     return name
 
 
@@ -215,9 +217,12 @@ class RecordBuilder:
 def _column(field: pa.Field, values: list[Any]) -> pa.Array:
     if field.type == pa.large_binary() and any(isinstance(v, np.ndarray) for v in values):
         return large_binary([None if v is None else np.ascontiguousarray(v) for v in values])
-    if field.type in (pa.list_(SENSOR_TIME), pa.list_(pa.float64()), pa.list_(pa.bool_()), pa.list_(pa.int64())) and any(
-        isinstance(v, np.ndarray) for v in values
-    ):
+    if field.type in (
+        pa.list_(SENSOR_TIME),
+        pa.list_(pa.float64()),
+        pa.list_(pa.bool_()),
+        pa.list_(pa.int64()),
+    ) and any(isinstance(v, np.ndarray) for v in values):
         return _list_column(field.type, values)
     return pa.array(values, type=field.type)
 
@@ -252,7 +257,11 @@ def _list_column(kind: pa.DataType, values: list[Any]) -> pa.Array:
         child = pa.Array.from_buffers(inner, len(flat), [None, pa.py_buffer(np.packbits(flat, bitorder="little"))])
     else:
         dtype: Any = np.float64 if pa.types.is_floating(inner) else np.int64
-        parts = [np.asarray(v).astype("datetime64[ns]").view(np.int64) if np.asarray(v).dtype.kind == "M" else np.asarray(v) for v in values if v is not None]
+        parts = [
+            np.asarray(v).astype("datetime64[ns]").view(np.int64) if np.asarray(v).dtype.kind == "M" else np.asarray(v)
+            for v in values
+            if v is not None
+        ]
         flat = np.ascontiguousarray(np.concatenate(parts), dtype=dtype)
         child = pa.Array.from_buffers(inner, len(flat), [None, pa.py_buffer(flat)])
     mask = None
@@ -274,12 +283,16 @@ def payload_views(batch: pa.RecordBatch, column: str | None = None) -> Iterator[
     shapes, dtypes = batch.column("shape").to_pylist(), batch.column("dtype").to_pylist()
     for i in range(len(array)):
         start, end = int(offsets[i]), int(offsets[i + 1])
-        flat = np.frombuffer(data, dtype=np.uint8, count=end - start, offset=start) if data is not None and end > start else np.empty(0, np.uint8)
+        flat = (
+            np.frombuffer(data, dtype=np.uint8, count=end - start, offset=start)
+            if data is not None and end > start
+            else np.empty(0, np.uint8)
+        )
         yield flat.view(np.dtype(dtypes[i])).reshape(shapes[i])
 
 
 def list_views(batch: pa.RecordBatch, column: str) -> Iterator[npt.NDArray[Any]]:
-    """Each row of a list column of numbers as a numpy view: float64, int64 (times: nanoseconds or microseconds) or bool."""
+    """Each row of a list column of numbers as a numpy view: float64, int64 (times: ns or us), tokens or bool."""
     array = batch.column(column)
     offsets = np.frombuffer(array.buffers()[1], dtype=np.int64 if pa.types.is_large_list(array.type) else np.int32)
     offsets = offsets[array.offset : array.offset + len(array) + 1]
@@ -291,7 +304,11 @@ def list_views(batch: pa.RecordBatch, column: str) -> Iterator[npt.NDArray[Any]]
         kind: Any = np.float64 if pa.types.is_floating(child.type) else np.dtype(f"i{child.type.bit_width // 8}")
         if pa.types.is_unsigned_integer(child.type):
             kind = np.dtype(f"u{child.type.bit_width // 8}")
-        flat = np.frombuffer(child.buffers()[1], dtype=kind)[child.offset : child.offset + len(child)] if len(child) else np.empty(0, kind)
+        flat = (
+            np.frombuffer(child.buffers()[1], dtype=kind)[child.offset : child.offset + len(child)]
+            if len(child)
+            else np.empty(0, kind)
+        )
     for i in range(len(array)):
         yield flat[int(offsets[i]) : int(offsets[i + 1])]
 

@@ -4,7 +4,9 @@ A sample is a record's provenance and findings, its tokens, and the measured fid
 hold the record's payload instead of tokens. Columns marked `content` make up the canonical row, and so decide whether
 two builds are the same; names of shards, lanes, times of runs never enter it.
 
-Canonical row: [16 bytes record_id][u8 token width, 0 if raw][u64 LE count][tokens, little-endian][canonical JSON of the other content columns]
+Canonical row:
+
+    [16 bytes record_id][u8 token width, 0 if raw][u64 LE count][tokens, little-endian][canonical JSON of the rest]
 """
 
 from __future__ import annotations
@@ -24,7 +26,17 @@ TokenDtype = Literal["uint16", "uint32"]
 SCHEMA_VERSION = 1
 
 #: Columns whose values decide whether two datasets hold the same content (with record_id and tokens).
-CONTENT = ("content_sha256", "event_time", "event_end", "group_id", "fold", "license", "flags", "error", "clip_fraction")
+CONTENT = (
+    "content_sha256",
+    "event_time",
+    "event_end",
+    "group_id",
+    "fold",
+    "license",
+    "flags",
+    "error",
+    "clip_fraction",
+)
 
 FIDELITY: list[pa.Field] = [
     pa.field("error", pa.float32()),  # reconstruction error in the tokenizer's `error_unit`; null where not measured

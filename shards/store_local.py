@@ -21,6 +21,7 @@ from headrace.schemas.errors import NotExclusive, StorageError
 from headrace.shards.store import Missing, check_name
 
 TEMPORARY = ".tmp-"
+_BUFFER_BYTES = 1 << 20
 
 _WORDS = {
     errno.ENOSPC: "no space left on the device",
@@ -152,6 +153,7 @@ class LocalWriter:
         self._folder = folder
         self._temporary = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(8)}-{base}")
         self._written = 0
+        self._buffer = bytearray()
         self._fd = -1
         try:
             try:
@@ -168,20 +170,34 @@ class LocalWriter:
     def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data).cast("B")
         try:
-            done = 0
-            while done < len(view):
-                done += os.write(self._fd, view[done:])
+            if len(view) + len(self._buffer) > _BUFFER_BYTES:
+                self._flush()
+            if len(view) > _BUFFER_BYTES:
+                self._send(view)
+            else:
+                self._buffer += view
         except OSError as exc:
             self.abort()
             raise storage_error("write", self._path, exc) from exc
         self._written += len(view)
         return len(view)
 
+    def _flush(self) -> None:
+        if self._buffer:
+            data, self._buffer = self._buffer, bytearray()
+            self._send(memoryview(data))
+
+    def _send(self, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            done += os.write(self._fd, view[done:])
+
     def tell(self) -> int:
         return self._written
 
     def close(self) -> bool:
         try:
+            self._flush()
             os.fsync(self._fd)  # never repeated: after a failed fsync the pages may be gone
             created = self._publish()
             self.abort()

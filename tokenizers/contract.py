@@ -69,7 +69,10 @@ class Artefact:
     @property
     def fingerprint(self) -> str:
         """Hex sha256 of kind, parameters, arrays and files: what decides the tokens."""
-        arrays = {n: [a.dtype.str, list(a.shape), sha256_hex(np.ascontiguousarray(a).tobytes())] for n, a in self.arrays.items()}
+        arrays = {
+            n: [a.dtype.str, list(a.shape), sha256_hex(np.ascontiguousarray(a).tobytes())]
+            for n, a in self.arrays.items()
+        }
         files = {n: sha256_hex(data) for n, data in self.files.items()}
         return digest_of({"kind": self.kind, "params": self.params, "arrays": arrays, "files": files})
 
@@ -82,8 +85,15 @@ class Artefact:
             out[f"{name}.npy"] = buffer.getvalue()
         out.update(self.files)
         out["artefact.json"] = canonical_json(
-            {"format": 1, "kind": self.kind, "params": self.params, "arrays": sorted(self.arrays), "files": sorted(self.files),
-             "card": self.card, "fingerprint": self.fingerprint}
+            {
+                "format": 1,
+                "kind": self.kind,
+                "params": self.params,
+                "arrays": sorted(self.arrays),
+                "files": sorted(self.files),
+                "card": self.card,
+                "fingerprint": self.fingerprint,
+            }
         )
         return out
 
@@ -97,7 +107,9 @@ class Artefact:
         except (KeyError, ValueError) as exc:
             raise TokenizerError(f"not a tokenizer artefact: {exc}") from exc
         if artefact.fingerprint != head["fingerprint"]:
-            raise TokenizerError(f"artefact {head['fingerprint'][:12]}… was changed: its bytes hash to {artefact.fingerprint[:12]}…")
+            raise TokenizerError(
+                f"artefact {head['fingerprint'][:12]}… was changed: its bytes hash to {artefact.fingerprint[:12]}…"
+            )
         return artefact
 
     def save(self, folder: str | Path) -> None:
@@ -115,7 +127,7 @@ class Artefact:
 
 @dataclass(frozen=True)
 class FitBudget:
-    """How much a fit reads: the bottom `records` by record id of the bottom `splits` by split id, within `max_bytes`."""
+    """What a fit reads: the bottom `records` by record id of the bottom `splits` by split id, within `max_bytes`."""
 
     records: int = 20_000
     splits: int = 256

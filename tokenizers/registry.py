@@ -1,31 +1,29 @@
-"""Finds tokenizers by name: built in, installed by another package, or a class in a file beside the pipeline.
+"""Which tokenizer bears which name: built in, from an installed package, from a file beside the pipeline, or a module.
 
-    type: zscore-mu-law              built in, or an entry point of the group `headrace.tokenizers`
-    type: ./tide.py:TideTokens       a class in a file, relative to the pipeline file
-    type: package.module:TideTokens  a class in an importable module
-    type: raw                        no tokenizer: records pass through as they are (the engine's own doing)
+type: zscore-mu-law              built in
+type: tides                      an entry point of the group `headrace.tokenizers`
+type: ./tide.py:TideTokens       a class in a file, relative to the pipeline file; its hash enters the stream digest
+type: package.module:TideTokens  a class in an importable module
+type: raw                        no tokenizer: records pass through as they are, which the engine does by itself
 
-An artefact names its tokenizer by `kind`, which is the type's name for built-in and installed ones; for a class from
-a file or module the caller gives the type as well.
+An artefact names its tokenizer by `kind`, which is the type's name for built-in and installed ones; for a class from a
+file or module the caller gives the type as well.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import importlib
-import importlib.util
-import sys
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
 
+from headrace.schemas.canonical import sha256_hex
 from headrace.schemas.errors import ConfigError, NotFitted, TokenizerError
+from headrace.schemas.plugins import file_of, is_file_type, resolve_class
 from headrace.schemas.record import MODALITIES, Modality
 from headrace.tokenizers.contract import Artefact, FitBudget, Tokenizer, TokenizerConfig
 
@@ -34,21 +32,19 @@ GROUP = "headrace.tokenizers"
 #: The type that means "no tokenizer": the stream's samples hold the records' own payload.
 RAW = "raw"
 
-_HERE = "headrace.tokenizers."
-
 #: Type name → module:class of the tokenizers that come with headrace. Imported when asked for.
 BUILTIN: dict[str, str] = {
-    "band-pca-fsq": _HERE + "band_pca_fsq:BandPcaFsq",
-    "bytes": _HERE + "byte_text:Bytes",
-    "chronos": _HERE + "chronos:Chronos",
-    "codec": _HERE + "codec:Codec",
-    "conv-fsq": _HERE + "conv_fsq:ConvFsq",
-    "huggingface": _HERE + "huggingface:HuggingFace",
-    "mu-law": _HERE + "mu_law:MuLaw",
-    "pca-fsq": _HERE + "pca_fsq:PcaFsq",
-    "sentencepiece": _HERE + "sentencepiece_text:SentencePiece",
-    "tiktoken": _HERE + "tiktoken_text:Tiktoken",
-    "zscore-mu-law": _HERE + "zscore_mu_law:ZScoreMuLaw",
+    "band-pca-fsq": "headrace.tokenizers.band_pca_fsq:BandPcaFsq",
+    "bytes": "headrace.tokenizers.byte_text:Bytes",
+    "chronos": "headrace.tokenizers.chronos:Chronos",
+    "codec": "headrace.tokenizers.codec:Codec",
+    "conv-fsq": "headrace.tokenizers.conv_fsq:ConvFsq",
+    "huggingface": "headrace.tokenizers.huggingface:HuggingFace",
+    "mu-law": "headrace.tokenizers.mu_law:MuLaw",
+    "pca-fsq": "headrace.tokenizers.pca_fsq:PcaFsq",
+    "sentencepiece": "headrace.tokenizers.sentencepiece_text:SentencePiece",
+    "tiktoken": "headrace.tokenizers.tiktoken_text:Tiktoken",
+    "zscore-mu-law": "headrace.tokenizers.zscore_mu_law:ZScoreMuLaw",
 }
 
 _DEFAULTS: dict[Modality, str] = {
@@ -80,7 +76,7 @@ class Choice:
 
 def names() -> list[str]:
     """Every type name there is, built in and installed, without importing any of them."""
-    return sorted({*BUILTIN, *(point.name for point in entry_points(group=GROUP)), RAW})
+    return sorted({*BUILTIN, *(point.name for point in importlib.metadata.entry_points(group=GROUP)), RAW})
 
 
 def all_tokenizers() -> dict[str, type[Tokenizer]]:
@@ -101,40 +97,25 @@ def tokenizer_class(type: str, base: Path | None = None) -> type[Tokenizer]:
     Raises: ConfigError that says what would be right; also for `raw`, which has no class.
     """
     if type == RAW:
-        raise ConfigError("`raw` passes records through and has no tokenizer class", field="type", value=type)
-    if type in BUILTIN:
-        return _checked(_from_module(*BUILTIN[type].split(":")), type)
-    for point in entry_points(group=GROUP):
-        if point.name == type:
-            try:
-                return _checked(point.load(), type)
-            except (ImportError, AttributeError) as exc:
-                message = f"the installed tokenizer `{type}` ({point.value}) cannot be imported: {exc}"
-                raise ConfigError(message, field="type", value=type) from exc
-    if ":" in type:
-        place, _, name = type.rpartition(":")
-        if place.endswith(".py"):
-            return _checked(_from_file(type_file(type, base), name), type)
-        return _checked(_from_module(place, name), type)
-    near = difflib.get_close_matches(type, names(), n=1, cutoff=0.5)
-    hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(names())}"
-    raise ConfigError(f"no tokenizer is called `{type}`: {hint}", field="type", value=type)
+        raise ConfigError("`raw` passes records through and has no tokenizer class", value=type)
+    try:
+        found: Any = resolve_class(type, group=GROUP, known=BUILTIN, base=base, kind="tokenizer", parent=Tokenizer)
+    except (ImportError, AttributeError) as exc:  # an installed package that is broken
+        raise ConfigError(f"the tokenizer `{type}` cannot be imported: {exc}", value=type) from exc
+    return found
 
 
-def type_file(type: str, base: Path | None = None) -> Path:
-    """The path of the file in `./file.py:Class`. Raises: ConfigError if there is no such file."""
-    place = type.rpartition(":")[0]
-    path = (base or Path.cwd()) / place
-    if not path.is_file():
-        raise ConfigError(f"there is no file `{place}` in `{base or Path.cwd()}`", field="type", value=type)
-    return path
+def file_hash(type: str, base: Path | None = None) -> str | None:
+    """Hex sha256 of the file behind `./file.py:Class`, which enters the stream digest; None for other types.
 
-
-def file_digest(type: str, base: Path | None = None) -> str | None:
-    """Hex sha256 of the file in `./file.py:Class`; None for every other type. It enters the stream digest."""
-    if not type.rpartition(":")[0].endswith(".py"):
+    Raises: ConfigError if there is no such file.
+    """
+    if not is_file_type(type):
         return None
-    return hashlib.sha256(type_file(type, base).read_bytes()).hexdigest()
+    try:
+        return sha256_hex(file_of(type, base).read_bytes())
+    except OSError as exc:
+        raise ConfigError(f"cannot read {file_of(type, base)}: {exc.strerror}", value=type) from exc
 
 
 def choose(settings: Mapping[str, Any], base: Path | None = None) -> Choice:
@@ -148,7 +129,7 @@ def choose(settings: Mapping[str, Any], base: Path | None = None) -> Choice:
         raise ConfigError(f"a tokenizer needs a `type`, one of {', '.join(names())}", field="type", value=kind)
     if kind == RAW:
         if rest:
-            raise ConfigError("`raw` takes no settings", field=sorted(rest)[0], value=rest[sorted(rest)[0]])
+            raise ConfigError("`raw` takes no settings", field=min(rest), value=rest[min(rest)])
         return Choice(RAW, None, None, FitBudget())
     cls = tokenizer_class(kind, base)
     budget = _budget(rest.pop("fit", None), cls.fit_budget)
@@ -205,47 +186,3 @@ def _budget(given: Any, default: FitBudget) -> FitBudget:
             raise ConfigError(f"a whole number above 0 is expected, not {value!r}", field=f"fit.{name}", value=value)
         fields[name] = value
     return FitBudget(**fields)
-
-
-def _from_module(module: str, name: str) -> Any:
-    label = f"{module}:{name}"
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as exc:
-        raise ConfigError(f"the module `{module}` cannot be imported: {exc}", field="type", value=label) from exc
-    except AttributeError as exc:
-        raise ConfigError(f"the module `{module}` has no class `{name}`", field="type", value=label) from exc
-
-
-def _from_file(path: Path, name: str) -> Any:
-    module = _file_module(path)
-    if not hasattr(module, name):
-        raise ConfigError(f"`{path.name}` has no class `{name}`", field="type", value=f"{path.name}:{name}")
-    return getattr(module, name)
-
-
-def _file_module(path: Path) -> ModuleType:
-    """The file as a module, imported once per content, so that one class stays one class in a process."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    label = f"headrace_file_{path.stem}_{digest[:16]}"
-    if label in sys.modules:
-        return sys.modules[label]
-    spec = importlib.util.spec_from_file_location(label, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"`{path.name}` is not a Python file", field="type", value=str(path))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[label] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as exc:  # whatever a user's file raises while it is imported is a wrong setting here
-        del sys.modules[label]
-        message = f"`{path.name}` cannot be imported: {type(exc).__name__}: {exc}"
-        raise ConfigError(message, field="type", value=str(path)) from exc
-    return module
-
-
-def _checked(found: Any, label: str) -> type[Tokenizer]:
-    if not (isinstance(found, type) and issubclass(found, Tokenizer)):
-        message = f"`{label}` is {found!r}, not a class derived from headrace.tokenizers.contract.Tokenizer"
-        raise ConfigError(message, field="type", value=label)
-    return found

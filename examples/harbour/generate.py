@@ -43,7 +43,7 @@ def _morning(out: Path, seed: int, scale: int) -> None:
 
 
 def _evening(out: Path, seed: int, scale: int) -> None:
-    video.evening(out / "cameras", studio(seed), 26.0 * scale)
+    video.evening(out / "cameras", studio(seed), 24.0 * scale)
 
 
 def _day(out: Path, seed: int, scale: int) -> None:

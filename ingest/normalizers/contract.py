@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
@@ -45,7 +45,7 @@ class Bad:
     data: bytes | None = None  #: raw bytes, where they are small and at hand
 
 
-Normalized = pa.RecordBatch | Bad
+Normalized: TypeAlias = pa.RecordBatch | Bad
 
 
 class Normalizer(ABC):

@@ -93,7 +93,7 @@ def _text(value: Any) -> str:
 
 
 def _point(gps: dict[int, Any]) -> bytes | None:
-    """WKB of the GPS position (EXIF 2.3, 4.6.6: latitude in tags 1 and 2, longitude in 3 and 4), None if it is not whole."""
+    """WKB of the GPS position, None if it is not whole (EXIF 2.3, 4.6.6: latitude in tags 1, 2, longitude in 3, 4)."""
     latitude = _degrees(gps.get(2), _text(gps.get(1)), "N", "S", 90)
     longitude = _degrees(gps.get(4), _text(gps.get(3)), "E", "W", 180)
     if latitude is None or longitude is None:

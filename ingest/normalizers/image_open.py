@@ -1,4 +1,4 @@
-"""Opens one image with Pillow under our terms: the sniffed format alone, sizes from the header first, every failure named.
+"""Opens one image with Pillow under our terms: only the sniffed format, sizes from the header, every failure named.
 
 Pillow keeps its switches in module globals. None of them is turned for one image, because other threads decode at the
 same time: the pixel limit is only ever raised, warnings are caught per thread, and damaged files are decoded without

@@ -111,7 +111,7 @@ def _jpeg(data: bytes, found: Structure) -> None:
 
 
 def _count_restarts(data: bytes, start: int, end: int, frame: bytes, interval: int, found: Structure) -> None:
-    """T.81, B.2.4.4: with a restart interval a scan of all components has a marker every `interval` units, save the last."""
+    """T.81, B.2.4.4: a scan of all components has a marker after every `interval` units, save the last."""
     components = frame[5] if len(frame) > 5 else 0
     if components == 0 or len(frame) < 6 + 3 * components or data[start - components * 2 - 4] != components:
         return
@@ -173,11 +173,13 @@ def _gif(data: bytes, found: Structure) -> None:
     """GIF89a, 12 to 27: blocks up to the trailer."""
     size = len(data)
     at = 13 + (3 << (data[10] & 7) + 1 if size > 10 and data[10] & 0x80 else 0)
+    images = 0
     while True:
         if at >= size:
-            if at == size and size > 13:
-                found.flag("no_trailer")
-            found.truncated(size, f"the GIF ends at byte {size} without a trailer")
+            if at == size and images:
+                found.flag("no_trailer")  # every block is whole: only the last byte of the file is missing
+            else:
+                found.truncated(size, f"the GIF ends at byte {size} inside a block")
             return
         block = data[at]
         if block == 0x3B:
@@ -189,6 +191,7 @@ def _gif(data: bytes, found: Structure) -> None:
             if at + 10 > size:
                 found.truncated(at, "the GIF ends inside the header of an image")
                 return
+            images += 1
             at += 11 + (3 << (data[at + 9] & 7) + 1 if data[at + 9] & 0x80 else 0)
         else:
             at += 1  # what stands between blocks is skipped by every reader

@@ -93,16 +93,14 @@ def _unit(own: dict[str, str], declared: str | None) -> str | None:
 
 
 def _wavelength(own: dict[str, str], imagery: dict[str, str]) -> float | None:
-    """Nanometres, from GDAL's IMAGERY domain or ENVI's band tags; numbers without a unit are told by their size."""
-    central = _number(imagery.get("CENTRAL_WAVELENGTH_UM"))
-    if central:
-        return central * 1e3
+    """Nanometres, from ENVI's band tags or GDAL's IMAGERY domain; numbers without a unit are told by their size."""
     low = {key.lower(): value for key, value in own.items()}
     value = _number(low.get("wavelength"))
-    if not value:
-        return None
-    unit = low.get("wavelength_units", "").strip().lower().removesuffix("s")
-    return value * _NANOMETRES.get(unit, 1.0 if value > 100 else 1e3)
+    if value:
+        unit = low.get("wavelength_units", "").strip().lower().removesuffix("s")
+        return value * _NANOMETRES.get(unit, 1.0 if value > 100 else 1e3)
+    central = _number(imagery.get("CENTRAL_WAVELENGTH_UM"))
+    return central * 1e3 if central else None
 
 
 def _moment(own: dict[str, str], tags: dict[str, str]) -> Moment | None:

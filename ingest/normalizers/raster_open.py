@@ -7,6 +7,7 @@ ranges through its stream or, where a library insists on a real file, from a cop
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from headrace.ingest.normalizers.raster_gate import Admitted
 
 _IN_MEMORY = 32 << 20  #: objects without a local path up to this size are held in memory
 _COPY = 8 << 20
+_numbers = itertools.count()
 _warning_lock = threading.Lock()  # Python's warning filters belong to the process
 
 
@@ -44,7 +46,7 @@ class RasterFile:
     def __init__(self, blob: Blob, admitted: Admitted, header: Blob | None = None) -> None:
         self.admitted = admitted
         self._stack = ExitStack()
-        self._stream_dataset: Any = None
+        self._opener: Any = None
         self._more: dict[str, str] = {}
         with translated(f"opening {blob.name}", "io_error"):
             self.path = self._place(blob)
@@ -81,12 +83,16 @@ class RasterFile:
         return str(memory.name)
 
     def _as_stream(self, blob: Blob) -> str:
-        rasterio_module()
-        from rasterio.io import FilePath
+        """A name under which GDAL reads the object by ranges, and finds nothing beside it."""
+        name = f"headrace-raster-{next(_numbers)}"
 
-        stream = self._stack.enter_context(blob.open())
-        self._stream_dataset = self._stack.enter_context(FilePath(stream))
-        return blob.name
+        def opener(path: str, mode: str = "rb") -> Any:
+            if path != name or mode not in ("r", "rb"):
+                raise FileNotFoundError(path)
+            return blob.open()
+
+        self._opener = opener
+        return name
 
     @contextmanager
     def open(self, name: str | None = None, driver: str | None = None) -> Iterator[Any]:
@@ -97,10 +103,8 @@ class RasterFile:
         rasterio = rasterio_module()
         driver = driver or self.admitted.driver
         with translated("opening the raster"), environment(**self._more), quiet():
-            if self._stream_dataset is not None and name is None:
-                dataset = self._stream_dataset.open(driver=driver, sharing=False)
-            else:
-                dataset = rasterio.open(name or self.path, driver=driver, sharing=False)
+            more = {"opener": self._opener} if self._opener is not None else {}
+            dataset = rasterio.open(name or self.path, driver=driver, sharing=False, **more)
         try:
             yield dataset
         finally:

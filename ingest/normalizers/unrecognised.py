@@ -19,7 +19,9 @@ class UnrecognisedNormalizer(Normalizer):
         head = blob.read(16) if blob else bytes(item.data)[:16] if isinstance(item.data, (bytes, bytearray)) else b""
         name = item.headers.get("format", "unknown")
         if name == "lfs_pointer":
-            raise RecordError("external_reference", "a Git LFS pointer: the file itself was never fetched (run `git lfs pull`)")
+            raise RecordError(
+                "external_reference", "a Git LFS pointer: the file itself was never fetched (run `git lfs pull`)"
+            )
         if name not in ("unknown", ""):
             raise RecordError(f"unsupported:{name}", f"{name} files are out of scope")
         raise RecordError("unknown_format", f"no known format begins with {head.hex(' ') or 'nothing'}")

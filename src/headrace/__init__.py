@@ -38,7 +38,27 @@ _HOME = {
     "TokenizerConfig": "headrace.tokenizers.contract",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = [
+    "Artefact",
+    "Bad",
+    "Blob",
+    "Broken",
+    "Connector",
+    "ConnectorConfig",
+    "Encoded",
+    "Gap",
+    "Idle",
+    "Item",
+    "Normalizer",
+    "NormalizerConfig",
+    "RecordBuilder",
+    "Split",
+    "Tokenizer",
+    "TokenizerConfig",
+    "__version__",
+    "build",
+    "open",
+]
 
 
 def __getattr__(name: str) -> Any:

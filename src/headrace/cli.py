@@ -57,6 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (HeadraceError, KeyboardInterrupt) as error:
         if "--debug" in given:
             raise
-        message = "interrupted; run the same command again to go on" if isinstance(error, KeyboardInterrupt) else str(error)
+        message = (
+            "interrupted; run the same command again to go on" if isinstance(error, KeyboardInterrupt) else str(error)
+        )
         sys.stderr.write(f"headrace: {message}\n")
         sys.exit(exit_code(error))

@@ -18,7 +18,9 @@ from headrace.shards.verify import Report, verify
 PLUGINS = Path(__file__).with_name("plugins.py")
 
 
-def write_lines(folder: Path, *, files: int = 6, lines: int = 120, orders: dict[tuple[int, int], str] | None = None, seed: int = 1) -> None:
+def write_lines(
+    folder: Path, *, files: int = 6, lines: int = 120, orders: dict[tuple[int, int], str] | None = None, seed: int = 1
+) -> None:
     """Files of random lines; `orders` appends words to the line (file, line)."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,11 @@ def checked() -> Callable[[Path], tuple[Dataset, Report]]:
 
 def texts(dataset: Dataset, stream: str = "lines") -> list[bytes]:
     """The tokens of every sample as bytes, in address order."""
-    return [bytes(v.as_buffer() if hasattr(v, "as_buffer") else v.values.to_pylist()) for b in dataset.batches(stream) for v in b.column("record_id")]
+    return [
+        bytes(v.as_buffer() if hasattr(v, "as_buffer") else v.values.to_pylist())
+        for b in dataset.batches(stream)
+        for v in b.column("record_id")
+    ]
 
 
 def reasons(dataset: Dataset) -> dict[str, int]:

@@ -15,7 +15,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from headrace import Artefact, Connector, ConnectorConfig, Encoded, Item, Normalizer, NormalizerConfig, RecordBuilder, Split, Tokenizer
+from headrace import (
+    Artefact,
+    Connector,
+    ConnectorConfig,
+    Encoded,
+    Item,
+    Normalizer,
+    NormalizerConfig,
+    RecordBuilder,
+    Split,
+    Tokenizer,
+)
 from headrace.schemas.errors import RecordError
 
 

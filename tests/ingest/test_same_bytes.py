@@ -87,17 +87,27 @@ def expected(source: Path, checked) -> str:
 def test_one_and_two_inline_workers_write_the_same_shards(source: Path, expected: str, checked) -> None:
     build(lines_pipeline(source), str(source / "two"), base=source, workers=2, engine="inline")
     assert digest(checked, source / "two") == expected
-    shards = [sorted(p.read_bytes() for p in (source / name / "data").rglob("*.arrow")) for name in ("reference", "two")]
+    shards = [
+        sorted(p.read_bytes() for p in (source / name / "data").rglob("*.arrow")) for name in ("reference", "two")
+    ]
     assert shards[0] == shards[1]
 
 
 def test_children_killed_at_random_moments_change_nothing(source: Path, expected: str, checked) -> None:
     killer = Killer("headrace.ingest.child", times=10, seed=3)
     killer.start()
-    build(lines_pipeline(source, record={"slow_s": 0.005}), str(source / "killed"), base=source, workers=2, engine="inline")
+    build(
+        lines_pipeline(source, record={"slow_s": 0.005}),
+        str(source / "killed"),
+        base=source,
+        workers=2,
+        engine="inline",
+    )
     killer.stop()
     assert killer.killed >= 3
-    build(lines_pipeline(source, record={"slow_s": 0.005}), str(source / "calm"), base=source, workers=2, engine="inline")
+    build(
+        lines_pipeline(source, record={"slow_s": 0.005}), str(source / "calm"), base=source, workers=2, engine="inline"
+    )
     assert digest(checked, source / "killed") == digest(checked, source / "calm")
 
 
@@ -128,14 +138,25 @@ def test_a_driver_killed_and_started_again_ends_with_the_same_content(source: Pa
         assert driver.returncode == 0, out.decode()
         break
     assert kills >= 1
-    build(lines_pipeline(source, record={"slow_s": 0.004}), str(source / "calm"), base=source, workers=2, engine="inline")
+    build(
+        lines_pipeline(source, record={"slow_s": 0.004}), str(source / "calm"), base=source, workers=2, engine="inline"
+    )
     assert digest(checked, source / "driven") == digest(checked, source / "calm")
 
 
 @pytest.mark.ray
-def test_ray_with_one_two_and_four_workers_and_ten_kills_gives_the_same_content(source: Path, expected: str, checked) -> None:
+def test_ray_with_one_two_and_four_workers_and_ten_kills_gives_the_same_content(
+    source: Path, expected: str, checked
+) -> None:
     ray = pytest.importorskip("ray")
-    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=128 << 20,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     try:
         for workers in (1, 2, 4):
             out = source / f"ray{workers}"
@@ -143,10 +164,18 @@ def test_ray_with_one_two_and_four_workers_and_ten_kills_gives_the_same_content(
             assert digest(checked, out) == expected
         killer = Killer("ray::_Worker", times=10, seed=7)
         killer.start()
-        build(lines_pipeline(source, record={"slow_s": 0.005}), str(source / "rayed"), base=source, workers=2, engine="ray")
+        build(
+            lines_pipeline(source, record={"slow_s": 0.005}),
+            str(source / "rayed"),
+            base=source,
+            workers=2,
+            engine="ray",
+        )
         killer.stop()
         assert killer.killed >= 2
     finally:
         ray.shutdown()
-    build(lines_pipeline(source, record={"slow_s": 0.005}), str(source / "calm"), base=source, workers=2, engine="inline")
+    build(
+        lines_pipeline(source, record={"slow_s": 0.005}), str(source / "calm"), base=source, workers=2, engine="inline"
+    )
     assert digest(checked, source / "rayed") == digest(checked, source / "calm")

@@ -9,6 +9,7 @@ Each writer is a forked process that commits items until there are ITEMS. Prints
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -93,13 +94,21 @@ def die_at(root: str, step: int) -> bool:
 def outcome(root: str) -> dict[str, Any]:
     """Let a writer finish, and say what the dataset is then."""
     _, status = os.waitpid(fork(lambda: work(root)), 0)
-    report = verify(LocalStore(root))
-    return {
-        "code": os.waitstatus_to_exitcode(status),
-        "problems": [str(p) for p in report.problems],
-        "digest": report.content_digest,
-        "items": report.samples + report.quarantined,
-    }
+    reader, writer = os.pipe()
+
+    def judge() -> None:  # in a process of its own: this one must not start Arrow's threads, for it forks
+        report = verify(LocalStore(root))
+        found = {
+            "problems": [str(p) for p in report.problems],
+            "digest": report.content_digest,
+            "items": report.samples + report.quarantined,
+        }
+        os.write(writer, json.dumps(found).encode())
+
+    os.waitpid(fork(judge), 0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        return {"code": os.waitstatus_to_exitcode(status), **json.loads(pipe.read())}
 
 
 def steps(root: str) -> Any:

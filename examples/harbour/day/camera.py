@@ -57,7 +57,7 @@ class Camera:
     def axes(self) -> tuple[Array, Array]:
         """Unit vectors (east, north) ahead and to the right."""
         a = np.radians(self.bearing)
-        return np.array([np.sin(a), np.cos(a)]), np.array([np.cos(a), -np.sin(a)])
+        return np.array([np.sin(a), np.cos(a)], np.float32), np.array([np.cos(a), -np.sin(a)], np.float32)
 
     def view(self, points: Array) -> Array:
         """World points (n, 3) as (X, Y, Z)."""
@@ -69,7 +69,7 @@ class Camera:
         """(X/Y of each column, Z/Y of each row)."""
         columns = (np.arange(self.width) + 0.5 - self.width / 2) / self.focal
         rows = (self.horizon * self.height - np.arange(self.height) - 0.5) / self.focal
-        return columns, rows
+        return columns.astype(np.float32), rows.astype(np.float32)
 
     def scaled(self, factor: float) -> Camera:
         """The same view with more or fewer pixels."""
@@ -117,7 +117,7 @@ def ground_layers(camera: Camera, place: Place, water: float, grain: Texture, *,
     ahead, right = camera.axes()
     columns, rows = camera.rays()
     h, w = camera.height, camera.width
-    steps = camera.near * _GROWTH ** np.arange(int(np.log(9500 / camera.near) / np.log(_GROWTH)))
+    steps = (camera.near * _GROWTH ** np.arange(int(np.log(9500 / camera.near) / np.log(_GROWTH)))).astype(np.float32)
     gx = camera.x + steps[:, None] * (ahead[0] + columns[None, :] * right[0])
     gy = camera.y + steps[:, None] * (ahead[1] + columns[None, :] * right[1])
     inner = np.maximum(np.abs(gx), np.abs(gy)) < place.core.half - 4
@@ -129,13 +129,13 @@ def ground_layers(camera: Camera, place: Place, water: float, grain: Texture, *,
     top = np.where(outside, beyond, np.where(top > 2.6, top + 0.5 * rough * (top > 4), top))
     if reflection:
         top = np.where(top < water + 0.05, -1.0e4, top)
-    slope = ((top - camera.z) / steps[:, None]).astype(np.float64)
+    slope = (top - camera.z) / steps[:, None]
     reach = np.maximum.accumulate(slope, axis=0)
 
     # First step whose reach passes the row's slope: one sorted search over all columns at once.
     count, spread = len(steps), 1.0e5
-    flat = (np.clip(reach, -3.0e4, 3.0e4).T + np.arange(w)[:, None] * spread).ravel()
-    wanted = (rows[:, None] + np.arange(w)[None, :] * spread).ravel()
+    flat = (np.clip(reach, -3.0e4, 3.0e4).T.astype(np.float64) + np.arange(w)[:, None] * spread).ravel()
+    wanted = (rows.astype(np.float64)[:, None] + np.arange(w)[None, :] * spread).ravel()
     first = np.searchsorted(flat, wanted).reshape(h, w) - np.arange(w)[None, :] * count
     hit = first < count
     k = np.clip(first, 0, count - 1)
@@ -208,7 +208,9 @@ def draw_faces(layers: Layers, camera: Camera, faces: Sequence[Face], grain: Tex
         use &= np.maximum.reduceat(world[:, 2], starts[:-1]) > above + 0.05
     rx = (np.arange(camera.width) + 0.5 - half) / f
     rz = (horizon - np.arange(camera.height) - 0.5) / f
-    for index in np.nonzero(use)[0]:
+    # Near ones first: what they hide is then never painted.
+    middle = np.add.reduceat(seen[:, 1], starts[:-1]) / np.diff(starts)
+    for index in np.argsort(np.where(use, middle, np.inf), kind="stable")[: int(use.sum())]:
         v = seen[starts[index] : starts[index + 1]]
         normal = _cross(v[1] - v[0], v[-1] - v[0])
         size = float(np.sqrt(normal @ normal))
@@ -233,7 +235,7 @@ def draw_faces(layers: Layers, camera: Camera, faces: Sequence[Face], grain: Tex
         inverse = (normal[0] * rx[None, x0:x1] + normal[2] * rz[y0:y1, None] + normal[1]) / c
         window = np.s_[y0:y1, x0:x1]
         depth = 1.0 / np.maximum(inverse, 1e-7)
-        win = np.asarray(mask).astype(bool) & (depth < layers.depth[window] * 1.0005) & (depth > 0.3)
+        win = np.asarray(mask).astype(bool) & (depth < layers.depth[window] * 0.9999) & (depth > 0.3)
         if win.any():
             _paint_face(layers, camera, faces[index], window, win, depth, rx[x0:x1], rz[y0:y1], normal if c < 0 else -normal, grain)
             changed[window] |= win

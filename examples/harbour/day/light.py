@@ -28,7 +28,7 @@ def sun(t: float) -> tuple[float, float]:
 def sun_vector(t: float) -> Array:
     """Unit vector (east, north, up) to the sun."""
     azimuth, elevation = np.radians(sun(t))
-    return np.array([np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation), np.sin(elevation)])
+    return np.array([np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation), np.sin(elevation)], np.float32)
 
 
 def cloud_cover(t: float) -> float:
@@ -79,7 +79,7 @@ _DIRECT = np.array([(0, 0, 0), (0, 0, 0), (0, 0, 0), (0.55, 0.16, 0.04), (1.75, 
 
 
 def _by_elevation(table: Array, elevation: float) -> Array:
-    return np.array([np.interp(elevation, _KEYS, table[:, c]) for c in range(3)])
+    return np.array([np.interp(elevation, _KEYS, table[:, c]) for c in range(3)], np.float32)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Light:
         _, elevation = sun(t)
         cover = cloud_cover(t)
         overcast = float(smooth(0.45, 0.95, np.float64(cover)))
-        grey = np.array([0.42, 0.45, 0.49]) * np.clip(0.25 + elevation / 60, 0.05, 1)
+        grey = np.array([0.42, 0.45, 0.49], np.float32) * float(np.clip(0.25 + elevation / 60, 0.05, 1))
         direct = _by_elevation(_DIRECT, elevation) * (1 - 0.85 * overcast)
         zenith = _by_elevation(_ZENITH, elevation) * (1 - 0.6 * overcast) + grey * 0.6 * overcast
         horizon = _by_elevation(_HORIZON, elevation) * (1 - 0.5 * overcast) + grey * 0.6 * overcast
@@ -112,7 +112,7 @@ class Light:
         """Cumulus above points of the map, 0 to 1."""
         u = (x - DRIFT[0] * self.t) / 38.0
         v = (y - DRIFT[1] * self.t) / 38.0
-        level = np.interp(self.cover, [0.0, 0.1, 0.3, 0.5, 0.8, 1.0], [2.6, 1.45, 0.62, 0.08, -0.8, -1.6])
+        level = float(np.interp(self.cover, [0.0, 0.1, 0.3, 0.5, 0.8, 1.0], [2.6, 1.45, 0.62, 0.08, -0.8, -1.6]))
         fine = 0.22 * self.clouds.at(u * 5.7 + 91, v * 5.7 + 17)
         return smooth(level, level + 0.85, self.clouds.at(u, v) + fine)
 

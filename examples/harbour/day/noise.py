@@ -79,7 +79,7 @@ class Texture:
 
 def smooth(low: float, high: float, x: Array) -> Array:
     """0 below `low`, 1 above `high`, a soft step between."""
-    t = np.clip((x - low) / (high - low), 0.0, 1.0)
+    t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3.0 - 2.0 * t)
 
 

@@ -83,9 +83,9 @@ def lit(layers: Layers, camera: Camera, light: Light, place: Place, shade: Array
     colour = layers.albedo[on] * (light.direct * sunny[:, None] + ambient * open_sky + bounce)
     night = float(smooth(1.5, -4.0, np.float64(light.elevation)))
     if night > 0:
-        colour += night * layers.lamp[on][:, None] * np.array(LAMP) * 0.75
+        colour += night * layers.lamp[on][:, None] * np.array(LAMP, np.float32) * 0.75
         pool = _lamp_pools(x, y) * (z < QUAY_Z + 8) * (np.abs(y - 250) < 500)
-        colour += night * 0.16 * pool[:, None] * layers.albedo[on] * np.array(LAMP) * 6
+        colour += night * 0.16 * pool[:, None] * layers.albedo[on] * np.array(LAMP, np.float32) * 6
     misty = 1 - np.exp(-depth / visibility(light.t) * 1.5)
     ahead, right = camera.axes()
     columns, _ = camera.rays()
@@ -193,18 +193,19 @@ class View:
         for cell, amplitude, drift in ((0.16, 0.020, 0.9), (0.55, 0.030, 1.5), (2.1, 0.034, 2.4), (7.0, 0.018, 3.6)):
             keep = 1 / (1 + (footprint / (9 * cell)) ** 2)
             strength = amplitude * (0.25 + speed / 6.5) * np.sqrt(keep)
-            u, v = (x - drift * t * 0.6) / cell, (y - drift * t * 0.45) / cell
+            tile = cell * waves.cells  # the pattern repeats; small numbers stay exact
+            u, v = (x - drift * t * 0.6 % tile) / cell, (y - drift * t * 0.45 % tile) / cell
             rise = 1.4 * self.studio.slopes.at(u, v)
             along += strength * (rise.real * ahead[0] + rise.imag * ahead[1])
             across += strength * (rise.real * right[0] + rise.imag * right[1])
         foam = np.zeros_like(x)
         for s, state in states:
             foam = np.maximum(foam, wake(x, y, state, s.length, s.beam))
-        stir = waves.near(x / 0.35 + t, y / 0.35)
+        stir = waves.near(x / 0.35 + t % waves.cells, y / 0.35)
         along += 0.10 * foam * stir
 
         f = camera.focal
-        drop = (row + 0.5 - camera.horizon * camera.height) + 1.25 * f * along
+        drop = (row.astype(np.float32) + (0.5 - camera.horizon * camera.height)) + np.float32(1.25 * f) * along
         drop = np.where(drop < 0.5, 0.5 - 0.35 * drop, drop)
         scale = lower.shape[0] / camera.height
         r = np.clip(self.below.horizon * self.below.height - drop * scale, 0, lower.shape[0] - 1).astype(np.int64)
@@ -216,20 +217,20 @@ class View:
         g = self.studio.place.core
         gr, gc = g.index(x, y)
         shallow = np.where(np.maximum(np.abs(x), np.abs(y)) < g.half, smooth(-4.0, -0.2, g.ground[gr, gc]), 0.0)
-        body = np.array([0.010, 0.034, 0.040]) + shallow[:, None] * np.array([0.035, 0.055, 0.035])
+        body = np.array([0.010, 0.034, 0.040], np.float32) + shallow.astype(np.float32)[:, None] * np.array([0.035, 0.055, 0.035], np.float32)
         shine = 0.55 * light.zenith + 0.35 * light.horizon + 0.40 * light.direct * max(light.to_sun[2], 0)
         colour = body * shine * (1 - fresnel[:, None]) + mirror * fresnel[:, None]
         # The glitter of the sun: where a wave's slope halves the angle between eye and sun.
         if light.elevation > 0.5:
             side = light.to_sun[0] * right[0] + light.to_sun[1] * right[1]
             front = light.to_sun[0] * ahead[0] + light.to_sun[1] * ahead[1]
-            off_column = ((column + 0.5 - camera.width / 2) / f) * front - side
+            off_column = ((column.astype(np.float32) + (0.5 - camera.width / 2)) / f) * front - side
             up_sun = light.to_sun[2] - (height / depth + 2.0 * along) * front
             spread = 0.018 + 0.012 * speed
             glint = np.exp(-((off_column + across) ** 2 / (2 * spread**2)) - up_sun**2 / (2 * (1.6 * spread) ** 2)) * (front > 0)
             colour += 1.1 * light.direct * (glint * (0.4 + np.clip(2.5 * stir, 0, 4)))[:, None]
         white = 0.42 * (0.7 * light.zenith + 0.5 * light.horizon + 0.7 * light.direct * max(light.to_sun[2], 0.05))
-        caps = np.clip(foam * (0.75 + 0.45 * stir), 0, 1) + 0.5 * smooth(2.7, 3.6, waves.near(x / 1.3 - t, y / 0.5)) * smooth(5, 8, np.float64(speed))
+        caps = np.clip(foam * (0.75 + 0.45 * stir), 0, 1) + 0.5 * smooth(2.7, 3.6, waves.near(x / 1.3 - t % waves.cells, y / 0.5)) * smooth(5, 8, np.float64(speed))
         caps = np.clip(caps, 0, 0.9)[:, None]
         colour = colour * (1 - caps) + white * caps
         misty = (1 - np.exp(-depth / visibility(t) * 1.5))[:, None]
@@ -304,7 +305,7 @@ def develop(linear: Array, light: Light | None, size: tuple[int, int], grain_see
     if grain_seed is None:
         return picture
     v = np.asarray(picture, np.float32)
-    yy, xx = np.mgrid[-1 : 1 : size[1] * 1j, -1 : 1 : size[0] * 1j]
-    v = v * (1 - 0.09 * (xx**2 + yy**2))[..., None]
+    across, down = np.linspace(-1, 1, size[0]) ** 2, np.linspace(-1, 1, size[1]) ** 2
+    v = v * (1 - 0.09 * (across[None, :] + down[:, None]))[..., None]
     v += np.random.default_rng(grain_seed).normal(0, 1.3, v.shape[:2])[..., None]
     return Image.fromarray(np.clip(v + 0.5, 0, 255).astype(np.uint8))

@@ -46,6 +46,10 @@ class Grid:
     tint: Array  #: float32 about 0, slow changes of colour
     roof: Array  #: uint8, roof colour where cover is ROOF
 
+    def coordinates(self) -> tuple[Array, Array]:
+        """(x, y) of every cell's middle."""
+        return _coordinates(self.half, self.cover.shape[0])
+
     def index(self, x: Array, y: Array) -> tuple[Array, Array]:
         """(row, column) of points, clipped to the grid."""
         last = self.cover.shape[0] - 1

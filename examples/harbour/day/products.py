@@ -47,7 +47,7 @@ def write_safe(folder: Path, studio: Studio) -> None:
 
     ten = None
     for band, (name, _, gsd) in enumerate(BANDS):
-        factor = gsd // 5
+        factor = gsd // 10
         reflectance = pooled(scene.reflectance[band], factor)
         missing = pooled(scene.missing.astype(np.float32), factor) > 0.5
         numbers = digital(reflectance, missing, seed, name, offset=OFFSET)
@@ -57,8 +57,8 @@ def write_safe(folder: Path, studio: Studio) -> None:
     assert ten is not None
     colour = np.where(ten == 0, 0, np.clip((ten.astype(np.float32) - OFFSET) / 10_000 * 2.9 * 255, 1, 255)).astype(np.uint8)
     write("IMG_DATA/R10m", f"{tile}_{stamp}_TCI_10m", 10, colour)
-    write("IMG_DATA/R20m", f"{tile}_{stamp}_SCL_20m", 20, classes(scene, 4))
-    write("QI_DATA", "MSK_CLDPRB_20m", 20, np.round(pooled(scene.cloud, 4) * 100).astype(np.uint8))
+    write("IMG_DATA/R20m", f"{tile}_{stamp}_SCL_20m", 20, classes(scene, 2))
+    write("QI_DATA", "MSK_CLDPRB_20m", 20, np.round(pooled(scene.cloud, 2) * 100).astype(np.uint8))
     cloudy = 100 * float(np.mean(scene.cloud[~scene.missing] > 0.4))
     (product / "MTD_MSIL2A.xml").write_text(_product_xml(product.name, stamp, files, cloudy, 100 * float(scene.missing.mean())), encoding="utf-8")
     (granule / "MTD_TL.xml").write_text(_tile_xml(tile, cloudy), encoding="utf-8")
@@ -154,7 +154,7 @@ def write_four_bands(path: Path, studio: Studio, t: float) -> None:
     grid = studio.place.core
     scene = look(studio, grid, t, swath=False)
     chosen = [1, 2, 3, 7]
-    data = digital(pooled(scene.reflectance[chosen], 2), pooled(scene.missing.astype(np.float32), 2) > 0.5, studio.place.seed, "four", offset=0, noise=0.0008)
+    data = digital(scene.reflectance[chosen], scene.missing, studio.place.seed, "four", offset=0, noise=0.0008)
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
         path, "w", driver="GTiff", width=data.shape[2], height=data.shape[1], count=4, dtype="uint16", crs=f"EPSG:{EPSG}", nodata=0,

@@ -43,6 +43,14 @@ _ROOF_TINT = np.array(
      (0.6, 0.5, 1.9, 1.5), (2.2, 1.2, 0.4, 0.9), (0.6, 1.5, 0.5, 1.2), (0.6, 1.2, 2.2, 1.9), (3.4, 2.9, 2.0, 1.8), (1.6, 1.8, 0.7, 1.1)]
 )  # fmt: skip
 
+#: What is added or shown per band: sand under shallow water, river silt, foam, painted steel, cloud; and the share a cloud's shadow takes.
+_SHALLOW = np.array([8, 12, 26, 13, 7, 3, 3, 3, 2, 1, 0, 0], np.float32) / 1000
+_SILT = np.array([6, 10, 24, 30, 26, 14, 12, 10, 8, 5, 1, 0], np.float32) / 1000
+_FOAM = np.array([10, 11, 11, 10, 9, 8, 8, 7, 7, 5, 2, 1], np.float32) / 100
+_STEEL = np.array([30, 30, 30, 30, 31, 31, 32, 32, 32, 30, 25, 22], np.float32) / 100
+_CLOUD = np.array([47, 45, 44, 45, 46, 46, 46, 47, 47, 34, 31, 23], np.float32) / 100
+_CLOUD_DIMS = 1 - np.array([55, 58, 62, 66, 68, 70, 70, 71, 72, 72, 76, 78], np.float32) / 100
+
 #: Scene classes (SCL) of Sentinel-2 level 2A.
 NO_DATA, DARK, SHADOW, VEGETATION, BARE, WATER, UNSURE, CLOUD_MEDIUM, CLOUD_HIGH, CIRRUS = 0, 2, 3, 4, 5, 6, 7, 8, 9, 10
 
@@ -60,63 +68,59 @@ class Scene:
 
 
 def look(studio: Studio, grid: Grid, t: float, *, swath: bool) -> Scene:
-    """The grid as seen from straight above at second `t`; `swath`: the south-eastern corner was not recorded."""
-    place = studio.place
+    """The grid as seen from straight above at second `t`, in pixels of 2 × 2 cells.
+
+    `swath`: the south-eastern corner was not recorded.
+    """
     light = Light.at(t, studio.clouds)
-    n = grid.cover.shape[0]
-    axis = (-grid.half + grid.step * (np.arange(n) + 0.5)).astype(np.float32)
-    x, y = np.broadcast_to(axis[None, :], (n, n)), np.broadcast_to(-axis[:, None], (n, n))
-
-    table = np.array([SPECTRA[c] for c in range(14)], np.float32) / 1000
-    bands = table[grid.cover].transpose(2, 0, 1).copy()
-    vary = 1 + 0.10 * grid.tint
-    water = (grid.cover == SEA) | (grid.cover == LAKE)
-    bands *= np.where(water, 1 + 0.03 * grid.tint, vary)
-    roofs = grid.cover == ROOF
-    tint = _ROOF_TINT[grid.roof[roofs]]
-    for b, column in enumerate((0, 0, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3)):
-        bands[b][roofs] *= tint[:, column]
-    # Shallow bottoms and the river's silt brighten the water in green and red.
-    shallow = np.where(grid.cover == SEA, smooth(-7.0, -0.3, grid.ground), 0)
-    plume = np.exp(-np.hypot((x - 800) / 520, (y - 60) / 420) ** 2) * (1 + 0.4 * grid.tint) * (grid.cover == SEA)
-    for b, gain in enumerate((8, 12, 26, 13, 7, 3, 3, 3, 2, 1, 0, 0)):
-        bands[b] += gain / 1000 * shallow
-    for b, gain in enumerate((6, 10, 24, 30, 26, 14, 12, 10, 8, 5, 1, 0)):
-        bands[b] += gain / 1000 * np.clip(plume, 0, None)
-
+    sun = light.to_sun
+    wet = (grid.cover == SEA) | (grid.cover == LAKE)
     # Sun on slopes and crowns; what stands up throws a shadow.
     gy, gx = np.gradient(grid.top, grid.step)
-    norm = np.sqrt(1 + gx**2 + gy**2)
-    sun = light.to_sun
-    slope = np.clip((-gx * sun[0] + gy * sun[1] + sun[2]) / norm, 0, None) / sun[2]
-    slope = np.where(water, 1.0, 0.25 + 0.75 * np.clip(slope, 0.2, 1.7))
-    slope *= 1 - 0.6 * _cast(grid, light)
-    bands *= slope
+    slope = np.clip((-gx * sun[0] + gy * sun[1] + sun[2]) / np.sqrt(1 + gx**2 + gy**2), 0, None) / sun[2]
+    slope = np.where(wet, 1.0, 0.25 + 0.75 * np.clip(slope, 0.2, 1.7)) * (1 - 0.6 * _cast(grid, light))
+    bright = (slope * np.where(wet, 1 + 0.03 * grid.tint, 1 + 0.10 * grid.tint)).astype(np.float32)
+    roofs = grid.cover == ROOF
+    tint = _ROOF_TINT[grid.roof[roofs]].astype(np.float32)
+    table = np.array([SPECTRA[c] for c in range(14)], np.float32) / 1000
+
+    def band(number: int, roof: int) -> Array:
+        cells = table[grid.cover, number] * bright
+        cells[roofs] *= tint[:, roof]
+        return pooled(cells, 2)
+
+    bands = np.stack([band(number, roof) for number, roof in enumerate((0, 0, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3))])
+    x, y = (pooled(a, 2) for a in grid.coordinates())
+    sea = pooled((grid.cover == SEA).astype(np.float32), 2)
+    # Shallow bottoms and the river's silt brighten the water in green and red.
+    shallow = sea * pooled(smooth(-7.0, -0.3, grid.ground), 2)
+    plume = sea * np.exp(-(np.hypot((x - 800) / 520, (y - 60) / 420) ** 2)) * np.clip(1 + 0.4 * pooled(grid.tint, 2), 0, None)
+    bands += _SHALLOW[:, None, None] * shallow + _SILT[:, None, None] * plume
 
     for ship in studio.ships:
         state = ship.at(t)
         if state is None or max(abs(state.x), abs(state.y)) > grid.half:
             continue
-        foam = wake(x, y, state, ship.length, ship.beam)
-        bands += (np.array([0.10, 0.11, 0.11, 0.10, 0.09, 0.08, 0.08, 0.07, 0.07, 0.05, 0.02, 0.01])[:, None, None] * foam).astype(np.float32)
-        ahead, side = in_ship_frame(x, y, state)
-        hull = (np.abs(ahead) < ship.length / 2) & (np.abs(side) < ship.beam / 2 * np.clip(1.4 - np.abs(ahead) / ship.length * 1.6, 0.15, 1))
-        paint = np.array([0.30, 0.30, 0.30, 0.30, 0.31, 0.31, 0.32, 0.32, 0.32, 0.3, 0.25, 0.22]) * (1.25 if ship.kind in ("ferry", "yacht") else 0.7)
-        bands[:, hull] = paint[:, None]
+        bands += _FOAM[:, None, None] * wake(x, y, state, ship.length, ship.beam)
+        ahead, side = in_ship_frame(*grid.coordinates(), state)
+        bow = np.clip(1.4 - np.abs(ahead) / ship.length * 1.6, 0.15, 1)
+        hull = pooled(((np.abs(ahead) < ship.length / 2) & (np.abs(side) < ship.beam / 2 * bow)).astype(np.float32), 2)
+        paint = _STEEL * (1.25 if ship.kind in ("ferry", "yacht") else 0.7)
+        bands += (paint[:, None, None] - bands) * hull
 
     cloud = light.density(x, y)
     over = CLOUD_BASE / sun[2]
     shadow = light.density(x + over * sun[0], y + over * sun[1])
-    u, v = x / 300.0 + 17, y / 300.0
+    u, v = x / 300 + 17, y / 300
     cirrus = 0.16 * smooth(0.3, 2.0, studio.clouds.at(u + 0.4 * v, 0.2 * v + 60))
-    dark = 1 - np.array([0.55, 0.58, 0.62, 0.66, 0.68, 0.70, 0.70, 0.71, 0.72, 0.72, 0.76, 0.78])[:, None, None] * shadow
-    bands *= dark
-    white = np.array([0.47, 0.45, 0.44, 0.45, 0.46, 0.46, 0.46, 0.47, 0.47, 0.34, 0.31, 0.23])[:, None, None] * (0.62 + 0.38 * cloud)
-    relief = 1 + 0.22 * np.clip(np.gradient(blur(cloud, 3), axis=1) * -20 * np.sign(sun[0] or 1), -1, 1)
-    bands = bands * (1 - cloud) + white * relief * cloud
-    bands = bands * (1 - cirrus) + 0.30 * cirrus
-    missing = (x - y * 0.28 > grid.half * 0.86) if swath else np.zeros((n, n), bool)
-    return Scene(bands.astype(np.float32), np.maximum(cloud, 0.8 * cirrus), shadow, water, np.isin(grid.cover, (CONIFER, BROADLEAF, MEADOW, CROP, RAPE, REED)), missing)
+    bands *= 1 - _CLOUD_DIMS[:, None, None] * shadow
+    relief = (0.62 + 0.38 * cloud) * (1 + 0.22 * np.clip(np.gradient(blur(cloud, 3), axis=1) * -20 * np.sign(sun[0]), -1, 1))
+    bands += (_CLOUD[:, None, None] * relief - bands) * cloud
+    bands += (0.30 - bands) * cirrus
+    missing = (x - y * 0.28 > grid.half * 0.86) if swath else np.zeros(x.shape, bool)
+    green = pooled(np.isin(grid.cover, (CONIFER, BROADLEAF, MEADOW, CROP, RAPE, REED)).astype(np.float32), 2)
+    water = pooled(wet.astype(np.float32), 2)
+    return Scene(bands.astype(np.float32), np.maximum(cloud, 0.8 * cirrus), shadow, water > 0.5, green > 0.5, missing)
 
 
 def _cast(grid: Grid, light: Light) -> Array:

@@ -149,14 +149,15 @@ def wake(x: Array, y: Array, state: State, length: float, beam: float) -> Array:
     """Foam of a moving ship at points: 1 right behind it, fading aft; 0 elsewhere."""
     if state.speed < 0.6:
         return np.zeros_like(x)
-    ahead, side = in_ship_frame(x, y, state)
+    foam = np.zeros_like(x)
+    near = np.maximum(np.abs(x - state.x), np.abs(y - state.y)) < 1.2 * length + 170 * state.speed
+    ahead, side = in_ship_frame(x[near], y[near], state)
     aft = np.clip(-(ahead + 0.45 * length), 0, None)
     spread = 0.45 * beam + 0.10 * aft
-    reach = 55.0 * state.speed
-    trail = (aft > 0) * np.exp(-aft / reach) * np.exp(-((side / spread) ** 2))
+    trail = (aft > 0) * np.exp(-aft / (55.0 * state.speed)) * np.exp(-((side / spread) ** 2))
     # The bow wave opens at 19.5 degrees (Kelvin), whatever the speed.
-    from_bow = np.clip(0.5 * length - ahead, 0, 40 * length)
+    from_bow = np.clip(0.5 * length - ahead, 0, None)
     arm = np.abs(np.abs(side) - 0.354 * from_bow - 0.3 * beam)
     bow = 0.55 * (from_bow > 0) * np.exp(-from_bow / (0.7 * length)) * np.exp(-((arm / (1.2 + 0.02 * from_bow)) ** 2))
-    strength = min(1.0, state.speed / 5.0)
-    return strength * np.maximum(trail, bow)
+    foam[near] = min(1.0, state.speed / 5.0) * np.maximum(trail, bow)
+    return foam

@@ -16,7 +16,7 @@ from day.picture import Studio, View
 from day.ships import clock
 from day.sound import Horn, record
 
-SIZE = (480, 272)
+SIZE = (432, 240)
 RATE = 44_100
 MORNING, EVENING = clock("06:02:04"), clock("17:51:16")
 
@@ -38,7 +38,7 @@ EVENING_CAPTIONS = [
     (0.5, 5.0, "17:51 UTC, camera of the west quay. Kaleva Trader casts off."),
     (6.0, 12.0, "The tug Jehu lets go the line."),
     (13.0, 19.5, "[engines]\nNext port: Travemünde."),
-    (20.0, 25.5, "The light is lit at 19:50."),
+    (20.0, 23.6, "The light is lit at 19:50."),
 ]
 
 
@@ -101,14 +101,14 @@ def _film(view: View, started: float, times: list[float]) -> Iterator[tuple[floa
 
 
 def morning(folder: Path, studio: Studio, seconds: float = 20.0) -> None:
-    """The ferry comes in past the breakwater: 10 frames a second, with sound and captions."""
+    """The ferry comes in past the breakwater: 8 frames a second, with sound and captions."""
     view = View(studio, LIGHTHOUSE, MORNING, seconds=seconds, scale=1.25)
     sound = record(studio.place.seed, "morning", MORNING, seconds, RATE, (LIGHTHOUSE.x, LIGHTHOUSE.y), studio.ships, [MORNING_HORN], gulls=9)
-    write(folder / "lighthouse_morning.mp4", _film(view, MORNING, [k / 10 for k in range(round(seconds * 10))]), MORNING, sound, rate=10)
+    write(folder / "lighthouse_morning.mp4", _film(view, MORNING, [k / 8 for k in range(round(seconds * 8))]), MORNING, sound, rate=8)
     (folder / "lighthouse_morning.srt").write_text(srt(MORNING_CAPTIONS), encoding="utf-8")
 
 
-def evening(folder: Path, studio: Studio, seconds: float = 26.0) -> None:
+def evening(folder: Path, studio: Studio, seconds: float = 24.0) -> None:
     """The freighter leaves: a camera that takes few frames until something moves near it, then up to eight a second."""
     times, t = [], 0.0
     while t < seconds:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 Source = Annotated[Path, typer.Argument(help="A pipeline file (.yaml), or a folder of files of any kind.")]
 Out = Annotated[str | None, typer.Option("--out", "-o", help="Dataset to write: a folder or s3://bucket/prefix.")]
-Workers = Annotated[int | None, typer.Option("--workers", "-w", min=1, help="Decoding processes. Default: one per core.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", "-w", min=1, help="Decoding processes. Default: one per core.")
+]
 EngineName = Annotated[str, typer.Option("--engine", help="auto, inline (this machine, starts at once) or ray.")]
 Address = Annotated[str | None, typer.Option("--address", help="Join the Ray cluster at this address.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for scripts.")]
@@ -33,8 +35,12 @@ def build(
     engine: EngineName = "auto",
     address: Address = None,
     license: License = "NOASSERTION",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be read and made, from a sample; write nothing.")] = False,
-    print_pipeline: Annotated[bool, typer.Option("--print-pipeline", help="Print the pipeline file of a folder and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be read and made, from a sample; write nothing.")
+    ] = False,
+    print_pipeline: Annotated[
+        bool, typer.Option("--print-pipeline", help="Print the pipeline file of a folder and stop.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build training shards. A rerun goes on from the last commit; nothing is done twice."""
@@ -54,19 +60,34 @@ def build(
 
     with BuildDisplay(quiet=as_json) as display:
         result = run(
-            pipeline, out, base=base, workers=workers, engine=check_engine(engine), address=address, watch=display.update
+            pipeline,
+            out,
+            base=base,
+            workers=workers,
+            engine=check_engine(engine),
+            address=address,
+            watch=display.update,
         )
     print_summary(result, as_json=as_json)
 
 
-def fit(source: Source, out: Out = None, workers: Workers = None, engine: EngineName = "auto", license: License = "NOASSERTION", as_json: Json = False) -> None:
+def fit(
+    source: Source,
+    out: Out = None,
+    workers: Workers = None,
+    engine: EngineName = "auto",
+    license: License = "NOASSERTION",
+    as_json: Json = False,
+) -> None:
     """Fit the tokenizers that need it, and stop. `build` does this by itself; `serve` wants it done."""
     from headrace.commands.progress import BuildDisplay
     from headrace.ingest.build import build as run
 
     pipeline, base = read_source(source, license)
     with BuildDisplay(quiet=as_json) as display:
-        result = run(pipeline, out, base=base, workers=workers, engine=check_engine(engine), watch=display.update, fit_only=True)
+        result = run(
+            pipeline, out, base=base, workers=workers, engine=check_engine(engine), watch=display.update, fit_only=True
+        )
     if as_json:
         typer.echo(json.dumps({"dataset": result.dataset, "fitted": result.fitted}))
         return

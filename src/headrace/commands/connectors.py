@@ -35,7 +35,11 @@ def connectors(
 
 def describe(name: str, connector: Any) -> dict[str, Any]:
     """A connector in plain values."""
-    replay = {"exact": "exactly once: everything can be read again", "window": "exactly once within the source's retention", "none": "at most once, through a spool"}
+    replay = {
+        "exact": "exactly once: everything can be read again",
+        "window": "exactly once within the source's retention",
+        "none": "at most once, through a spool",
+    }
     schema = connector.Config.model_json_schema()
     required = set(schema.get("required", []))
     settings = [
@@ -47,4 +51,10 @@ def describe(name: str, connector: Any) -> dict[str, Any]:
         for field, info in schema.get("properties", {}).items()
     ]
     about = next(iter((connector.__doc__ or "").strip().splitlines()), "")
-    return {"name": name, "guarantee": replay[connector.replay], "bounded": connector.bounded, "about": about, "settings": settings}
+    return {
+        "name": name,
+        "guarantee": replay[connector.replay],
+        "bounded": connector.bounded,
+        "about": about,
+        "settings": settings,
+    }

@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 def decode(
     dataset: Annotated[str, typer.Argument(help="A dataset: a folder or s3://bucket/prefix.")],
     stream: Annotated[str, typer.Option("--stream", "-s", help="The stream to decode from.")],
-    row: Annotated[list[int] | None, typer.Option("--row", "-n", help="Which sample, from 0. May be given several times.")] = None,
+    row: Annotated[
+        list[int] | None, typer.Option("--row", "-n", help="Which sample, from 0. May be given several times.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("decoded"),
     original: Annotated[bool, typer.Option(help="Write the original beside it where it can be read again.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the written files as JSON.")] = False,

@@ -17,7 +17,10 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    storage: Annotated[str | None, typer.Option("--storage", help="Race processes on this dataset location: a folder or s3://bucket/prefix.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="Race processes on this dataset location: a folder or s3://bucket/prefix."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document for scripts.")] = False,
 ) -> None:
     """Check this machine, the optional libraries, and with --storage whether a store can hold a commit log."""
@@ -51,7 +54,17 @@ def library_checks() -> list[tuple[str, bool | None, str]]:
     from importlib.metadata import PackageNotFoundError, version
 
     out: list[tuple[str, bool | None, str]] = []
-    extras = {"pillow": "image", "av": "media", "rasterio": "raster", "sentencepiece": "text", "ray": "ray", "s3fs": "s3", "mcap": "sensor", "tokenizers": "hf", "tiktoken": "tiktoken"}
+    extras = {
+        "pillow": "image",
+        "av": "media",
+        "rasterio": "raster",
+        "sentencepiece": "text",
+        "ray": "ray",
+        "s3fs": "s3",
+        "mcap": "sensor",
+        "tokenizers": "hf",
+        "tiktoken": "tiktoken",
+    }
     for library, extra in extras.items():
         try:
             out.append((library, True, version(library)))

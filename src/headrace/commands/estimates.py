@@ -16,17 +16,36 @@ def print_estimate(found: dict[str, Any], *, as_json: bool) -> None:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
     rows = [
-        [r["source"], str(r["reads"].get("root", r["reads"]["type"])), f"{r['splits']:,}", size(r["bytes"]), str(r["lanes"]), f"{r['sampled_splits']} ({size(r['sampled_bytes'])})"]
+        [
+            r["source"],
+            str(r["reads"].get("root", r["reads"]["type"])),
+            f"{r['splits']:,}",
+            size(r["bytes"]),
+            str(r["lanes"]),
+            f"{r['sampled_splits']} ({size(r['sampled_bytes'])})",
+        ]
         for r in found["sources"]
     ]
     table(["source", "reads", "splits", "size", "lanes", "sampled"], rows, right=range(2, 6))
     typer.echo("")
     rows = [
-        [o["stream"], o["modality"], o["tokenizer"], f"{o['samples']:,}", f"{o['tokens']:,}", size(o["bytes"]), f"{o['quarantined']:,}"]
+        [
+            o["stream"],
+            o["modality"],
+            o["tokenizer"],
+            f"{o['samples']:,}",
+            f"{o['tokens']:,}",
+            size(o["bytes"]),
+            f"{o['quarantined']:,}",
+        ]
         for r in found["sources"]
         for o in r["outputs"]
     ]
-    table(["would make", "modality", "tokenizer", "~ samples", "~ tokens", "~ size", "~ quarantined"], rows, right=range(3, 7))
+    table(
+        ["would make", "modality", "tokenizer", "~ samples", "~ tokens", "~ size", "~ quarantined"],
+        rows,
+        right=range(3, 7),
+    )
     typer.echo("")
     for error in found["errors"]:
         typer.echo(f"PROBLEM {error['task']}: {error['message']}")

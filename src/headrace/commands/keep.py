@@ -22,10 +22,18 @@ def forget(
     id: Annotated[list[str] | None, typer.Option("--id", help="A record id, hex. May be given several times.")] = None,
     source: Annotated[str | None, typer.Option("--source", help="All samples of this source.")] = None,
     license: Annotated[str | None, typer.Option("--license", help="All samples under this license.")] = None,
-    where: Annotated[str | None, typer.Option("--where", help="A condition on catalogue columns: \"uri = 'a.jpg'\".")] = None,
-    erase: Annotated[bool, typer.Option("--erase", help="Rewrite shards and clean quarantine, so the bytes are gone.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many samples it would be; change nothing.")] = False,
-    take_over: Annotated[bool, typer.Option("--take-over", help="Also when another writer may be live; it is fenced.")] = False,
+    where: Annotated[
+        str | None, typer.Option("--where", help="A condition on catalogue columns: \"uri = 'a.jpg'\".")
+    ] = None,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Rewrite shards and clean quarantine, so the bytes are gone.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many samples it would be; change nothing.")
+    ] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also when another writer may be live; it is fenced.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Forget samples: readers skip them from the next version on, and a replay does not bring them back."""
@@ -42,7 +50,9 @@ def forget(
     opened = Dataset.open(dataset)
     if dry_run:
         found = find(opened, chosen)
-        typer.echo(json.dumps({"samples": found.num_rows}) if as_json else f"{found.num_rows:,} samples would be forgotten")
+        typer.echo(
+            json.dumps({"samples": found.num_rows}) if as_json else f"{found.num_rows:,} samples would be forgotten"
+        )
         return
     if opened.state.maybe_live and not take_over:
         raise ConfigError("another writer may be live on this dataset: stop it first, or give --take-over to fence it")
@@ -53,14 +63,19 @@ def forget(
     if as_json:
         typer.echo(json.dumps(asdict(done)))
     else:
-        typer.echo(f"{done.samples:,} samples forgotten, {done.tokens:,} tokens" + (f"; {done.shards} shards rewritten" if erase else ""))
+        typer.echo(
+            f"{done.samples:,} samples forgotten, {done.tokens:,} tokens"
+            + (f"; {done.shards} shards rewritten" if erase else "")
+        )
         for note in done.notes:
             typer.echo(note)
 
 
 def gc(
     dataset: Dataset_,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove what was found. Without it nothing changes.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove what was found. Without it nothing changes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Find files that no version of the dataset refers to: leavings of runs that were killed."""

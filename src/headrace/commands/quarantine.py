@@ -22,7 +22,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="quarantine")
 
 
-def ls(dataset: Dataset_, stream: Stream = None, reason: Annotated[str | None, typer.Option("--reason", help="Only this reason code.")] = None, as_json: Json = False) -> None:
+def ls(
+    dataset: Dataset_,
+    stream: Stream = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Only this reason code.")] = None,
+    as_json: Json = False,
+) -> None:
     """List quarantined records with their reasons."""
     for number, row in rows(dataset, stream):
         if reason and row["reason"].partition(":")[0] != reason and row["reason"] != reason:

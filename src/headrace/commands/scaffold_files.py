@@ -1,4 +1,4 @@
-"""The files that `headrace new` writes: working code with a test and a pipeline, small enough to read at one sitting."""
+"""The files that `headrace new` writes: working code with a test and a pipeline, small enough to read at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class {cls}(Connector):
                 yield Item(line.rstrip(b"\\n"), position=f.tell())
 '''
 
-_CONNECTOR_TEST = '''"""The conformance suite that every connector owes: stable splits, exact resume, nothing left open."""
+_CONNECTOR_TEST = '''"""What every connector owes: stable splits, exact resume, nothing left open."""
 
 import pytest
 from headrace.connectors.testing import ConnectorKit
@@ -141,7 +141,8 @@ class {cls}(Tokenizer):
         builder = RecordBuilder("text")
         for row in tokens:
             pairs = row.astype(np.uint32).reshape(-1, 2)
-            builder.add(locator="{{}}", text=(pairs[:, 0] << 12 | pairs[:, 1]).astype("<u4").tobytes().decode("utf-32-le"))
+            points = (pairs[:, 0] << 12 | pairs[:, 1]).astype("<u4")
+            builder.add(locator="{{}}", text=points.tobytes().decode("utf-32-le"))
         return builder.finish()
 '''
 
@@ -184,7 +185,9 @@ def scaffold(kind: str, name: str, out: Path) -> list[Path]:
     if kind not in _TEMPLATES:
         raise ConfigError(f"`{kind}` cannot be made: connector, normalizer or tokenizer", value=kind)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ConfigError(f"`{name}` is not a module name: lower-case letters, digits and _, beginning with a letter", value=name)
+        raise ConfigError(
+            f"`{name}` is not a module name: lower-case letters, digits and _, beginning with a letter", value=name
+        )
     code, test, pipeline, (sample_name, sample) = _TEMPLATES[kind]
     cls = "".join(part.capitalize() for part in name.split("_"))
     files = {

@@ -33,7 +33,9 @@ def print_summary(result: BuildResult, *, as_json: bool) -> None:
         told = ", ".join(f"{share:.0%} {stage}" for stage, share in shares.items() if share >= 0.005)
         typer.echo(f"time of {name}: {told}")
     typer.echo(f"content_digest {report.content_digest}")
-    typer.echo(f"{result.dataset} version {result.version} in {result.seconds:.1f} s ({result.engine}, {result.workers} workers)")
+    typer.echo(
+        f"{result.dataset} version {result.version} in {result.seconds:.1f} s, {result.engine} with {result.workers}"
+    )
 
 
 def meter(stage_seconds: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -42,7 +44,10 @@ def meter(stage_seconds: dict[str, dict[str, float]]) -> dict[str, dict[str, flo
     for stream, seconds in sorted(stage_seconds.items()):
         total = seconds.get("total", 0.0)
         if total > 0:
-            shares = {name: seconds.get(key, 0.0) / total for name, key in (("read", "read"), ("codec", "normalize"), ("tokenizer", "encode"), ("write", "write"))}
+            shares = {
+                name: seconds.get(key, 0.0) / total
+                for name, key in (("read", "read"), ("codec", "normalize"), ("tokenizer", "encode"), ("write", "write"))
+            }
             out[stream] = {**shares, "headrace": max(0.0, 1 - sum(shares.values()))}
     return out
 
@@ -111,7 +116,16 @@ def quarantine_table(view: DatasetView) -> list[dict[str, Any]]:
     for info, batch in view.dataset.quarantine():
         for row in batch.select(["reason", "message", "uri"]).to_pylist():
             key = (info.stream, row["reason"])
-            entry = found.setdefault(key, {"stream": info.stream, "reason": row["reason"], "count": 0, "uri": row["uri"], "message": row["message"]})
+            entry = found.setdefault(
+                key,
+                {
+                    "stream": info.stream,
+                    "reason": row["reason"],
+                    "count": 0,
+                    "uri": row["uri"],
+                    "message": row["message"],
+                },
+            )
             entry["count"] += 1
     return [found[key] for key in sorted(found)]
 
@@ -120,14 +134,40 @@ def print_dataset(found: dict[str, Any]) -> None:
     """The tables."""
     rows = [
         [
-            s["stream"], s["modality"], f"{s['records']:,}", f"{s['samples']:,}", f"{s['quarantined']:,}", f"{s['tokens']:,}",
+            s["stream"], s["modality"], f"{s['records']:,}", f"{s['samples']:,}", f"{s['quarantined']:,}",
+            f"{s['tokens']:,}",
             size(s["bytes"]), told_error(s), s["tokenizer"] or "raw", s["license"],
         ]
         for s in found["streams"]
     ]  # fmt: skip
-    table(["stream", "modality", "records", "samples", "quarantined", "tokens", "size", "error (median, worst)", "tokenizer", "license"], rows, right=range(2, 7))
+    table(
+        [
+            "stream",
+            "modality",
+            "records",
+            "samples",
+            "quarantined",
+            "tokens",
+            "size",
+            "error (median, worst)",
+            "tokenizer",
+            "license",
+        ],
+        rows,
+        right=range(2, 7),
+    )
     typer.echo("")
-    rows = [[s["source"], f"{s['items']:,}", f"{s['closed']:,}", f"{s['quarantined']:,}", f"{s['open']:,}", "yes" if s["items"] == s["closed"] + s["quarantined"] + s["open"] else "NO"] for s in found["sources"]]
+    rows = [
+        [
+            s["source"],
+            f"{s['items']:,}",
+            f"{s['closed']:,}",
+            f"{s['quarantined']:,}",
+            f"{s['open']:,}",
+            "yes" if s["items"] == s["closed"] + s["quarantined"] + s["open"] else "NO",
+        ]
+        for s in found["sources"]
+    ]
     table(["source", "items read", "= closed", "+ quarantined whole", "+ open", "balances"], rows, right=range(1, 5))
     if found["quarantine"]:
         typer.echo("")
@@ -140,7 +180,9 @@ def print_dataset(found: dict[str, Any]) -> None:
 
 def told_error(row: dict[str, Any]) -> str:
     """`31.2, 17.0 dB`, or `lossless` where nothing was lost, or nothing where nothing was measured."""
-    unit = {"psnr_db": "dB PSNR", "snr_db": "dB SNR", "nrmse": "NRMSE", "none": ""}.get(row["error_unit"], row["error_unit"])
+    unit = {"psnr_db": "dB PSNR", "snr_db": "dB SNR", "nrmse": "NRMSE", "none": ""}.get(
+        row["error_unit"], row["error_unit"]
+    )
     if row["error_median"] is None:
         return ""
     if unit == "":
@@ -169,7 +211,9 @@ def table(heads: list[str], rows: list[list[str]], right: Any = ()) -> None:
         console = Console(width=max(200, *(sum(len(c) + 3 for c in row) for row in [heads, *rows])))
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, head in enumerate(heads):
-        made.add_column(head, justify="right" if i in right else "left", overflow="fold" if i == len(heads) - 1 else "ellipsis")
+        made.add_column(
+            head, justify="right" if i in right else "left", overflow="fold" if i == len(heads) - 1 else "ellipsis"
+        )
     for row in rows:
         made.add_row(*row)
     console.print(made, markup=False, highlight=False)

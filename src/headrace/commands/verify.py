@@ -16,9 +16,11 @@ def register(app: typer.Typer) -> None:
 def verify(
     dataset: Annotated[str, typer.Argument(help="A dataset: a folder or s3://bucket/prefix.")],
     at: Annotated[str | None, typer.Option("--at", help="A version number, or a digest.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print content_digest, samples, tokens, books and problems as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print content_digest, samples, tokens, books and problems as JSON.")
+    ] = False,
 ) -> None:
-    """Check the hash chain, every checksum, the books and the contiguity of addresses. Exit code 1 if anything is wrong."""
+    """Check the hash chain, every checksum, the books and the addresses. Exit code 1 if anything is wrong."""
     from headrace.commands.inspect import version_of
     from headrace.shards.dataset import Dataset
     from headrace.shards.verify import verify as check
