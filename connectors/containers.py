@@ -50,7 +50,6 @@ class Part:
     stored: Blob | None = None  #: the same bytes where they lie in a local archive: they need no copy
     checked: bool = False  #: reading `source` to its end checks a checksum
     offset: int = 0  #: of its bytes in the archive, where known
-    reported: bool = False  #: its damage has been told
 
 
 def locator(**fields: Any) -> str:
@@ -92,15 +91,14 @@ def member_id(container: str, name: str) -> str:
 
 def tar_parts(source: ByteSource, id: str, archive: Blob | None, after: int, bounds: Bounds) -> Iterator[Part | Broken]:
     """The members of a tar behind the first `after` entries. `archive`: the tar itself, when it is not compressed."""
-    count, last = 0, None
+    count = 0
     for entry in tar_members(source):
         before, count = count, count + 1
         if before < after:
             continue
         if isinstance(entry, TarDamage):
-            if last is None or not last.reported or entry.begin != last.offset:
-                where = locator(bytes=[entry.begin, entry.end])
-                yield Broken(entry.reason, f"{id}: {entry.message} (bytes {entry.begin} to {entry.end})", count, where)
+            where = locator(bytes=[entry.begin, entry.end])
+            yield Broken(entry.reason, f"{id}: {entry.message} (bytes {entry.begin} to {entry.end})", count, where)
             continue
         if entry.kind == "folder":
             continue
@@ -119,9 +117,7 @@ def tar_parts(source: ByteSource, id: str, archive: Blob | None, after: int, bou
         if archive is not None and archive.local_path() and entry.offset + entry.size <= archive.size:
             stored = SliceBlob(member_id(id, entry.name), archive, entry.offset, entry.size)
         inner = part_of(source, entry.size, entry.name)
-        last = _part(id, entry.name, inner, before, count, stored, bounds)
-        last.offset = entry.offset
-        yield last
+        yield _part(id, entry.name, inner, before, count, stored, bounds)
 
 
 def zip_parts(stream: BinaryIO, id: str, archive: Blob, after: int, bounds: Bounds) -> Iterator[Part | Broken]:
@@ -175,7 +171,6 @@ def part_reads(part: Part, resume: Any, bounds: Bounds) -> Iterator[Read]:
     headers = {"format": part.format.name, "object": part.id}
     where = locator(member=part.name)
     if part.format.container or part.format.name in ("warc", "arc"):
-        part.reported = True
         message = f"{part.name} is a {part.format.name} inside another container; one level is opened"
         yield Broken("unsupported", message, part.after, where, part.source.peek(_KEPT_BYTES))
         return
@@ -214,7 +209,6 @@ def _blob_of(part: Part, bounds: Bounds) -> tuple[Blob | None, Broken | None]:
         blob, damage = None, exc
     if damage is None:
         return blob, None
-    part.reported = True
     broken = Broken(damage.reason, f"{part.name}: {damage.message}", part.after, locator(member=part.name))
     believed = blob is not None and blob.size > 0 and damage.reason in ("truncated", "corrupt")
     return blob if believed else None, broken
@@ -232,7 +226,6 @@ def _line_reads(part: Part, headers: dict[str, str], resume: Any, bounds: Bounds
     if part.source.damage is not None:
         if waiting is not None:
             yield waiting
-        part.reported = True
         damage = part.source.damage
         yield Broken(damage.reason, f"{part.name}: {damage.message}", part.after, locator(member=part.name))
     elif waiting is not None:
@@ -290,9 +283,12 @@ def is_webdataset(source: ByteSource) -> bool:
 
 
 def grouped_reads(
-    parts: Iterator[Part | Broken], resume: Any, bounds: Bounds, keep: Callable[[Format], bool]
+    parts: Iterator[Part | Broken], resume: Any, bounds: Bounds, keep: Callable[[Format], bool], tell: bool
 ) -> Iterator[Read]:
-    """Adjacent parts of one WebDataset key as one item of several blobs; what is broken in a group follows it."""
+    """Adjacent parts of one WebDataset key as one item of several blobs; what is broken in a group follows it.
+
+    keep: whether the group of a primary format is wanted. tell: whether damage that belongs to no group is.
+    """
     group = _Group(resume)
     for part in parts:
         if isinstance(part, Broken):
@@ -301,10 +297,10 @@ def grouped_reads(
             continue
         key = webdataset_key(part.name)[0]
         if group.key != key:
-            yield from group.close(keep)
+            yield from group.close(keep, tell)
             group = _Group(resume if group.key is None and not group.broken else None, key, part.before)
         group.add(part, bounds)
-    yield from group.close(keep)
+    yield from group.close(keep, tell)
 
 
 class _Group:
@@ -329,13 +325,15 @@ class _Group:
             self._formats.append(part.format)
         self.after = part.after
 
-    def close(self, keep: Callable[[Format], bool]) -> Iterator[Read]:
+    def close(self, keep: Callable[[Format], bool], tell: bool) -> Iterator[Read]:
         """The group's item, then what was broken in it."""
+        if not (keep(primary(self._formats)) if self._blobs else tell):
+            return
         if self.key is None:
             yield from self.broken
             return
         out: list[Read] = []
-        if self._blobs and keep(primary(self._formats)):
+        if self._blobs:
             headers = group_headers("webdataset", self._formats)
             folder = self._blobs[0].id.rpartition("/")[0]
             headers["object"] = f"{folder}/{self.key.rpartition('/')[2]}"

@@ -154,7 +154,11 @@ class LocalStore(Store):
                     yield from self._walk(path, above | {target})
                     continue
             try:
-                yield self.entry(id_of_path(path))
+                if child.is_file(follow_symlinks=False) and len(above) == 1:
+                    found = child.stat(follow_symlinks=False)
+                    yield Entry(id_of_path(path), found.st_size, _local_pin(found))
+                else:
+                    yield self.entry(id_of_path(path))
             except FileNotFoundError:
                 continue  # gone between listing and looking
 

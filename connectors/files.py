@@ -233,14 +233,13 @@ class Files(Connector):
         yield from in_turn(out, None, END, after)
 
     def _told(self, entry: Entry, reader: Any, after: Any) -> Iterator[Read]:
-        """What a container gives. Its damage is told in one stream only, and one that holds nothing says so."""
+        """What a container gives; one that holds nothing says so."""
         select = self.config.select
         contents = Contents(UNKNOWN, []) if select is None else self._look(entry)
         nothing = after is None and (select is None or contents.nothing)
         for read in reader(contents):
             nothing = False
-            if contents.is_home(select) or not isinstance(read, Broken):
-                yield read
+            yield read
         if nothing:
             yield Broken("empty", f"{entry.id} holds nothing that could become a record", END, "{}")
 
@@ -250,14 +249,16 @@ class Files(Connector):
         parts = file.parts((resume["after"] if resume else after) or 0)
         select = self.config.select
         if grouped:
-            yield from grouped_reads(parts, resume, self._bounds, lambda found: contents.keeps(select, found))
+            keep = lambda found: contents.keeps(select, found)  # noqa: E731 - one short predicate
+            yield from grouped_reads(parts, resume, self._bounds, keep, contents.is_home(select))
         else:
             yield from self._one_by_one(parts, resume, contents)
 
     def _one_by_one(self, parts: Iterable[Part | Broken], resume: Any, contents: Contents) -> Iterator[Read]:
         for part in parts:
             if isinstance(part, Broken):
-                yield part
+                if contents.is_home(self.config.select):
+                    yield part
             elif contents.keeps(self.config.select, part.format):
                 yield from part_reads(part, resume, self._bounds)
             resume = None
@@ -265,7 +266,7 @@ class Files(Connector):
     def _read_web(self, file: OpenedFile, contents: Contents, after: Any) -> Iterator[Read]:
         gzipped, select = file.compression == "gzip", self.config.select
         keep = lambda found: contents.keeps(select, found)  # noqa: E731 - one short predicate
-        return web_reads(file.stream, gzipped, file.blob.id, after, self._bounds, keep)
+        return web_reads(file.stream, gzipped, file.blob.id, after, self._bounds, keep, contents.is_home(select))
 
     def _read_group(self, split: Split) -> Iterator[Read]:
         group = self._groups.get(split.id)

@@ -43,7 +43,8 @@ class HttpStore(Store):
     def __init__(self, root: str, urls: Sequence[str], timeout_s: float) -> None:
         parts = urlsplit(root)
         if parts.query or parts.fragment or not parts.hostname:
-            raise ConfigError("https://host/folder is expected, without ? and #", field="root", value=without_secrets(root))
+            message = "https://host/folder is expected, without ? and #"
+            raise ConfigError(message, field="root", value=without_secrets(root))
         self._root = without_secrets(root if root.endswith("/") else root + "/")
         self._headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
         if parts.username is not None:

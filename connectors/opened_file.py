@@ -104,5 +104,5 @@ class Contents:
         return found.modality == wanted or (found.modality not in self.modalities and self.home == wanted)
 
     def is_home(self, select: str | None) -> bool:
-        """Whether the selection is the one that hears of damage."""
+        """Whether the selection is the one that hears of damage which belongs to no member."""
         return select is None or self.home == (None if select == "none" else select)

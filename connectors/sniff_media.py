@@ -123,16 +123,15 @@ def ogg_has_video(head: bytes) -> bool:
 def ts_packets(head: bytes) -> bool:
     """Whether MPEG transport packets (188, 192 or 204 bytes) start in the first KiB: five sync bytes, or all."""
     for size in (188, 192, 204):
-        for at in range(min(size * 6, len(head))):
-            if head[at] != 0x47:
-                continue
-            syncs = head[at : at + 5 * size : size]
-            whole = (len(head) - at) // size
-            if len(syncs) == 5 and syncs == b"GGGGG":
+        at = head.find(b"G", 0, size * 6)
+        while at >= 0:
+            if head[at : at + 5 * size : size] == b"GGGGG":
                 return True
-            # A short file: every packet it holds begins with a sync byte, and there are at least two.
-            if at == 0 and 2 <= whole < 5 and syncs[:whole] == b"G" * whole:
-                return True
+            at = head.find(b"G", at + 1, size * 6)
+        # A short file: every packet it holds begins with a sync byte, and there are at least two.
+        whole = len(head) // size
+        if 2 <= whole < 5 and head[: whole * size : size] == b"G" * whole:
+            return True
     return False
 
 

@@ -44,7 +44,10 @@ class TarDamage:
 
 
 def tar_members(source: ByteSource) -> Iterator[TarMember | TarDamage]:
-    """The entries in archive order. Data that the caller leaves unread is passed over; damage of it is told next."""
+    """The entries in archive order. Data that the caller leaves unread is passed over.
+
+    An archive that ends inside a member's data ends the iteration: who reads the member sees its damage.
+    """
     pax: dict[str, str] = {}
     shared: dict[str, str] = {}
     long_name: str | None = None
@@ -97,9 +100,7 @@ def tar_members(source: ByteSource) -> Iterator[TarMember | TarDamage]:
             _skip_sparse_maps(source, header)
         start = source.position
         yield TarMember(name, what, size, start)
-        damage = _pass(source, start, size)
-        if damage is not None:
-            yield damage
+        if not _pass(source, start, size):
             return
 
 
@@ -110,19 +111,16 @@ def _skip_sparse_maps(source: ByteSource, header: bytes) -> None:
         more = source.read(BLOCK)[504:505]
 
 
-def _pass(source: ByteSource, start: int, size: int) -> TarDamage | None:
-    """Go to the end of a member's data and padding; says if the archive ends before."""
-    left = start + _padded(size) - source.position
-    if left <= 0:
-        return None
+def _pass(source: ByteSource, start: int, size: int) -> bool:
+    """Go to the end of a member's data and padding; whether all its data is there."""
     # A source that seeks does not notice its end, so the last byte of the data is read.
     data_left = start + size - source.position
     if data_left > 0:
         source.skip(data_left - 1)
         if not source.read(1):
-            return _end(source, start)
+            return False
     source.skip(start + _padded(size) - source.position)
-    return None
+    return True
 
 
 def _end(source: ByteSource, begin: int) -> TarDamage:

@@ -22,7 +22,7 @@ from headrace.connectors.expand import Budget, Compressed, gzip_member
 from headrace.schemas.errors import RecordError
 
 _MAX_HEADER = 1 << 16
-_ARC_LINE = re.compile(rb"(\S[^\n]*?) ([0-9A-Fa-f.:]{2,45}) (\d{8,14}) (\S+)(?: [^\n]*)? (\d+)[ \t\r]*\n")
+_MAX_ARC_LINE = 1 << 13
 _GZIP = b"\x1f\x8b\x08"
 
 Place = tuple[int, int]  #: offset in the file, bytes into the gzip member that begins there (0 in plain files)
@@ -162,13 +162,42 @@ def _header(source: ByteSource) -> tuple[str, str, int | None, str, int, dict[st
             fields.get("warc-type", "").lower(), uri, _iso_time(fields.get("warc-date", "")),
             fields.get("content-type", ""), int(length), fields,
         )  # fmt: skip
-    line = _ARC_LINE.match(head)
-    if line is None:
+    line, newline, _ = head.partition(b"\n")
+    arc = _arc_line(line) if newline else None
+    if arc is None:
         raise RecordError("corrupt", f"neither a WARC nor an ARC record begins with {head[:40]!r}")
-    source.skip(line.end())
-    uri, content_type = line[1].decode("utf-8", "replace"), line[4].decode("latin-1")
-    kind = "filedesc" if uri.startswith("filedesc:") else "response"
-    return kind, uri, _arc_time(line[3].decode()), content_type, int(line[5]), {}
+    source.skip(len(line) + 1)
+    kind = "filedesc" if arc.uri.startswith("filedesc:") else "response"
+    return kind, arc.uri, _arc_time(arc.date), arc.content_type, arc.length, {}
+
+
+@dataclass(frozen=True)
+class _ArcLine:
+    uri: str
+    date: str
+    content_type: str
+    length: int
+
+
+def _arc_line(line: bytes) -> _ArcLine | None:
+    """The header line of an ARC record, if this is one. URLs may hold spaces, so the fields are counted from the end.
+
+    Version 1: URL, address, date, type, length. Version 2: URL, address, date, type, result, checksum, location,
+    offset, file name, length.
+    """
+    if len(line) > _MAX_ARC_LINE:
+        return None
+    fields = line.rstrip(b" \t\r").split(b" ")
+    for count in (4, 9):
+        if len(fields) <= count or not fields[-1].isdigit() or len(fields[-1]) > 18:
+            continue
+        address, date, content_type = fields[-count], fields[-count + 1], fields[-count + 2]
+        if not fields[0] or re.fullmatch(rb"[0-9A-Fa-f.:]{2,45}", address) is None:
+            continue
+        if re.fullmatch(rb"\d{8,14}", date) is not None:
+            uri = b" ".join(fields[:-count]).decode("utf-8", "replace")
+            return _ArcLine(uri, date.decode(), content_type.decode("latin-1"), int(fields[-1]))
+    return None
 
 
 def header_fields(head: bytes) -> dict[str, str]:
@@ -204,19 +233,32 @@ def _checked(block: ByteSource, declared: str) -> Iterator[bytes]:
 def _resync(source: ByteSource) -> bytes:
     """Pass over bytes up to the next line that begins a record; gives the first 64 KiB of them."""
     kept = source.read(1)
-    while True:
-        window = source.peek(1 << 20)
-        found = re.search(rb"\nWARC/\d\.\d", window)
-        arc = next((m for m in _ARC_LINE.finditer(window) if m.start() == 0 or window[m.start() - 1] == 10), None)
-        starts = [found.start() + 1] if found else []
-        starts += [arc.start()] if arc else []
-        step = min(starts) if starts else max(len(window) - 8192, 1 if window else 0)
-        if not window:
-            return kept
-        passed = source.read(len(window) if not starts and len(window) < 1 << 20 else step)
+    while window := source.peek(1 << 20):
+        found = _next_record(window)
+        # Without a find the last line is looked at again: it may be the cut beginning of a record.
+        step = found if found is not None else len(window)
+        if found is None and len(window) == 1 << 20:
+            step -= _MAX_ARC_LINE
+        passed = source.read(step)
         kept += passed[: (1 << 16) - len(kept)] if len(kept) < 1 << 16 else b""
-        if starts:
-            return kept
+        if found is not None:
+            break
+    return kept
+
+
+def _next_record(window: bytes) -> int | None:
+    """Offset of the first line that begins a record."""
+    warc = re.search(rb"\nWARC/\d\.\d", window)
+    end = warc.start() + 1 if warc else len(window)
+    at = 0
+    while 0 <= at < end:
+        newline = window.find(b"\n", at, end)
+        if newline < 0:
+            break
+        if _arc_line(window[at : min(newline, at + _MAX_ARC_LINE + 1)]) is not None:
+            return at
+        at = newline + 1
+    return end if warc else None
 
 
 def _next_member(stream: BinaryIO, begin: int) -> int | None:
@@ -238,7 +280,7 @@ def _next_member(stream: BinaryIO, begin: int) -> int | None:
 def _holds_record(stream: BinaryIO, at: int) -> bool:
     stream.seek(at)
     head = ByteSource(gzip_member(Compressed(stream, Budget()))).peek(4096)
-    return head.startswith(b"WARC/") or _ARC_LINE.match(head) is not None
+    return head.startswith(b"WARC/") or _arc_line(head.partition(b"\n")[0]) is not None
 
 
 def _size(stream: BinaryIO) -> int:

@@ -74,9 +74,12 @@ def _is_wanted(record: WebRecord) -> bool:
 
 
 def web_reads(
-    stream: BinaryIO, gzipped: bool, id: str, after: Any, bounds: Bounds, keep: Callable[[Format], bool]
+    stream: BinaryIO, gzipped: bool, id: str, after: Any, bounds: Bounds, keep: Callable[[Format], bool], tell: bool
 ) -> Iterator[Read]:
-    """Items and damage behind the position `after` (None, [offset, skip], or one inside a record)."""
+    """Items and damage behind the position `after` (None, [offset, skip], or one inside a record).
+
+    keep: whether a payload of a format is wanted. tell: whether damage that belongs to no payload is.
+    """
     resume = after if isinstance(after, dict) else None
     start = (resume["after"] if resume else after) or [0, 0]
     waiting: _Waiting | None = None
@@ -89,16 +92,18 @@ def web_reads(
             where = locator(record=begin)
             broken.append(Broken(event.reason, f"{id}: {event.message}", begin, where, event.data or None))
         else:
-            yield from _flush(waiting, broken, list(event.place), resume)
+            if tell if waiting is None else waiting.wanted:
+                yield from _flush(waiting, broken, list(event.place), resume)
             waiting, broken, resume = None, [], None
 
 
 class _Waiting:
     """A record's item, held until the place after it is known."""
 
-    def __init__(self, item: Item | None, broken: Broken | None) -> None:
+    def __init__(self, item: Item | None, broken: Broken | None, wanted: bool = True) -> None:
         self.item = item
         self.broken = broken
+        self.wanted = wanted
 
     @classmethod
     def of(cls, record: WebRecord, id: str, bounds: Bounds, keep: Callable[[Format], bool]) -> _Waiting:
@@ -106,7 +111,9 @@ class _Waiting:
         where = locator(record=begin)
         try:
             payload = _Payload(record, bounds)
-            if payload.is_nothing() or not keep(payload.format):
+            if not keep(payload.format):
+                return cls(None, None, wanted=False)
+            if payload.is_nothing():
                 return cls(None, None)
             object_id = f"{id}/{begin[0]}" + (f"+{begin[1]}" if begin[1] else "")
             blob, damage = spool(payload.body, object_id, bounds.max_object)

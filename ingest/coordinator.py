@@ -270,9 +270,8 @@ class Coordinator:
                 work = self._work[self._ready.popleft()]
                 work.worker = worker
                 work.task.convictions = self._convictions(work.task.stream)
-                self._phase = {"collect": "fitting", "fit": "fitting", "encode": "encoding"}.get(
-                    work.task.kind, self._phase
-                )
+                if work.task.kind == "encode" or self._phase == "planning":
+                    self._phase = "encoding" if work.task.kind == "encode" else "fitting"
                 return work.task.to_json()
             if all(w.finished for w in self._work.values()):
                 return None

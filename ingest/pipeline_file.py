@@ -88,7 +88,9 @@ def make_pipeline(document: dict[str, Any], *, base: Path, name: str = "pipeline
 
 def config_error(exc: ValidationError, *, prefix: str, name: str = "pipeline") -> ConfigError:
     """The first finding of pydantic as one line: where, what stood there, what would be right."""
-    first = exc.errors(include_url=False)[0]
+    findings = exc.errors(include_url=False)
+    # A misspelt name shows as two findings, unknown and missing; the unknown one says what happened.
+    first = next((f for f in findings if f["type"] == "extra_forbidden"), findings[0])
     where = ".".join(str(part) for part in first["loc"] if part not in ("Section", "dict[str,Section]", "dict"))
     field = ".".join(part for part in (prefix, where) if part) or name
     message = first["msg"].removeprefix("Value error, ")

@@ -1,8 +1,8 @@
 """What of a damaged image can be had: the rows before the damage, exactly those.
 
 An image is decoded twice until the decoder gives up, once into black memory and once into white. A row that comes out
-the same was written by the decoder; from the first row that differs on nothing was. So no row is kept that holds even one
-pixel that nobody decoded, and no global switch of Pillow is touched.
+the same was written by the decoder, a row that differs was not. So no row is kept that holds even one pixel that nobody
+decoded, and no global switch of Pillow is touched.
 
 A progressive JPEG has all rows once its first scan is whole; what later scans would have added is missing everywhere.
 """
@@ -12,29 +12,69 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from headrace.ingest.normalizers.contract import Limits
-from headrace.ingest.normalizers.image_open import DECODER_ERRORS, open_image
+from headrace.ingest.normalizers.image_open import decoder_errors, open_image
 from headrace.schemas.errors import RecordError
+
+Array = npt.NDArray[Any]
+
+#: What libjpeg writes where a scan has no data left: coefficients of zero, which are this gray.
+_JPEG_FILL = 128
+_EDGE = 8  # columns at the right that show whether a row of JPEG blocks was reached to its end
 
 
 def decoded_part(
     data: bytes, name: str, limits: Limits, *, out_bytes: int, progressive: bool
-) -> tuple[Any, int] | None:
-    """(image, decoded rows) of a damaged file, or None if nothing decodes. The image is cropped to the rows."""
+) -> tuple[Any, int, int] | None:
+    """(image cropped to them, first row, row behind the last) of what decodes; None if nothing does."""
     black = _decoded_into(data, name, limits, out_bytes, 0)
     white = _decoded_into(data, name, limits, out_bytes, 255)
     if black is None or white is None or black.size != white.size:
         return None
     one, two = np.asarray(black), np.asarray(white)
-    same = (one == two).reshape(one.shape[0], -1).all(axis=1)
-    rows = len(same) if same.all() else int(np.argmin(same))
-    if rows == 0 and progressive:
+    first, last = _longest_run((one == two).reshape(one.shape[0], -1).all(axis=1))
+    if first == last and progressive:
         whole = _decoded_into(data + b"\xff\xd9", name, limits, out_bytes, 0, must_end=True)
-        return None if whole is None else (whole, whole.size[1])
-    if rows == 0:
+        return None if whole is None else (whole, 0, whole.size[1])
+    if name == "jpeg" and first < last:
+        last = first + _before_fill(one[first:last])
+    if first == last:
         return None
-    return (black if rows == len(same) else black.crop((0, 0, black.size[0], rows))), rows
+    width, height = black.size
+    return (black if last - first == height else black.crop((0, first, width, last))), first, last
+
+
+def _longest_run(same: Array) -> tuple[int, int]:
+    """The longest run of rows that are the same; most decoders begin at the top, that of BMP at the bottom."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], same.astype(np.int8), [0]))))
+    if not len(edges):
+        return 0, 0
+    starts, ends = edges[::2], edges[1::2]
+    best = int(np.argmax(ends - starts))
+    return int(starts[best]), int(ends[best])
+
+
+def _before_fill(rows: Array) -> int:
+    """How many rows there are before those in which libjpeg had no data any more."""
+    edge = rows[:, -_EDGE:].reshape(len(rows), -1)
+    real = np.flatnonzero((edge != _JPEG_FILL).any(axis=1))
+    return int(real[-1]) + 1 if len(real) else 0
+
+
+def has_gray_tail(image: Any) -> bool:
+    """Whether a whole JPEG ends in a row of blocks that is nothing but libjpeg's fill: a scan that was too short."""
+    width, height = image.size
+    if height <= 2 * _EDGE:
+        return False
+    channels = len(image.getbands())
+    gray = ((_JPEG_FILL, _JPEG_FILL),) * channels
+    extrema = image.crop((0, height - 1, width, height)).getextrema()
+    if (extrema if channels > 1 else (extrema,)) != gray:
+        return False
+    extrema = image.crop((0, height - _EDGE, width, height)).getextrema()
+    return bool((extrema if channels > 1 else (extrema,)) == gray)
 
 
 def _decoded_into(
@@ -54,13 +94,13 @@ def _decoded_into(
     image.load_prepare = filled
     try:
         image.load()
-    except DECODER_ERRORS:
+    except decoder_errors():
         if must_end:
             return None
         image.tile = []  # there is nothing more to decode: what is there is the image
         try:
             image.load()
-        except DECODER_ERRORS:
+        except decoder_errors():
             return None
     return image
 

@@ -20,8 +20,10 @@ _OTHER = {
     for order, other in (("B", "L"), ("L", "B"), ("N", "B"))
 }
 
+Wide = npt.NDArray[np.uint16]
 
-def wide_pixels(opened: Any, again: Callable[[], Any]) -> npt.NDArray[np.uint16] | None:
+
+def wide_pixels(opened: Any, again: Callable[[], Any]) -> Wide | None:
     """The samples of an opened, not yet loaded image, (height, width, channels); None if Pillow's mode holds them all.
 
     `again` opens the image once more. Raises: what decoding raises.
@@ -33,14 +35,30 @@ def wide_pixels(opened: Any, again: Callable[[], Any]) -> npt.NDArray[np.uint16]
     if raw == "LA;16B":
         opened.tile = [_with_raw_mode(tile, "RGBA") for tile in opened.tile]
         four = np.asarray(opened).astype(np.uint16)
-        return np.stack([four[..., 0] << 8 | four[..., 1], four[..., 2] << 8 | four[..., 3]], axis=2)
+        gray, alpha = _joined(four[..., 0], four[..., 1]), _joined(four[..., 2], four[..., 3])
+        return np.stack([gray, alpha], axis=2)
     other = _OTHER.get(raw or "")
     if other is None:
         return None
     second = again()
     second.tile = [_with_raw_mode(tile, other) for tile in second.tile]
     low = np.asarray(second).astype(np.uint16)
-    return np.asarray(opened).astype(np.uint16) << 8 | low
+    return _joined(np.asarray(opened).astype(np.uint16), low)
+
+
+def _joined(high: Wide, low: Wide) -> Wide:
+    return np.left_shift(high, 8, dtype=np.uint16) | low
+
+
+def is_cut_to_8_bits(opened: Any) -> bool:
+    """Whether Pillow will take the high bytes of wider samples of an opened, not yet loaded image."""
+    if opened.mode in ("I", "F") or opened.mode.startswith("I;16"):
+        return False
+    if opened.format == "PPM":
+        return any(
+            isinstance(tile[3], tuple) and isinstance(tile[3][-1], int) and tile[3][-1] > 255 for tile in opened.tile
+        )
+    return any(";16" in (_raw_mode(tile) or "") for tile in opened.tile)
 
 
 def _raw_mode(tile: Any) -> str | None:

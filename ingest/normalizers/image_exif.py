@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from headrace.ingest.normalizers.image_open import DECODER_ERRORS
+from headrace.ingest.normalizers.image_open import decoder_errors
 from headrace.ingest.normalizers.text_time import NAIVE
 
 _ORIENTATION, _EXIF_IFD, _GPS_IFD = 0x0112, 0x8769, 0x8825
@@ -58,7 +58,7 @@ def read_exif(image: Any, *, keep_tags: bool, keep_gps: bool) -> Exif:
             found.geometry = _point(tags.get_ifd(_GPS_IFD))
         if keep_tags:
             found.tags = _plain_tags({**tags, **inner})
-    except DECODER_ERRORS:
+    except decoder_errors():
         found.flags.append("bad_exif")
     return found
 
@@ -69,7 +69,8 @@ def _read_time(tags: dict[int, Any], found: Exif) -> None:
         if match is None:
             continue
         try:
-            moment = datetime(*(int(part) for part in match.groups()), tzinfo=UTC)  # type: ignore[arg-type]
+            year, month, day, hour, minute, second = (int(part) for part in match.groups())
+            moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         except ValueError:
             continue  # "0000:00:00 00:00:00" stands for unknown
         digits = _text(tags.get(fraction_tag))
@@ -106,7 +107,7 @@ def _degrees(parts: Any, hemisphere: str, positive: str, negative: str, limit: i
         return None
     try:
         degrees = float(parts[0]) + float(parts[1]) / 60 + float(parts[2]) / 3600
-    except DECODER_ERRORS:
+    except decoder_errors():
         return None
     if not degrees <= limit:  # also false for NaN, which a fraction of 0/0 is
         return None

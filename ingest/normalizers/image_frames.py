@@ -14,19 +14,18 @@ from typing import Any
 
 from headrace.ingest.normalizers import image_tiff
 from headrace.ingest.normalizers.contract import Bad, Limits
-from headrace.ingest.normalizers.image_damage import decoded_part
-from headrace.ingest.normalizers.image_depth import wide_pixels
+from headrace.ingest.normalizers.image_damage import decoded_part, has_gray_tail
+from headrace.ingest.normalizers.image_depth import is_cut_to_8_bits, wide_pixels
 from headrace.ingest.normalizers.image_exif import Exif, read_exif
 from headrace.ingest.normalizers.image_open import (
-    DECODER_ERRORS,
     Source,
     at_pixels,
     check_size,
+    decoder_errors,
     open_image,
-    said,
     warnings_of_pillow,
 )
-from headrace.ingest.normalizers.image_pixels import TURNS, Picture, target_size
+from headrace.ingest.normalizers.image_pixels import Array, Picture, finished, target_size, turn_note
 from headrace.ingest.normalizers.image_structure import Structure
 from headrace.schemas.errors import RecordError
 
@@ -35,28 +34,32 @@ _FRAMED = frozenset({"GIF", "PNG", "TIFF", "WEBP", "AVIF", "FLI", "SPIDER", "MPO
 _KEEP_BYTES = 16 << 20  # a damaged file up to this size goes to quarantine whole
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the settings want of the frames."""
+
+    native: bool
+    max_side: int | None
+    max_frames: int | None
+    fast: bool  #: let a JPEG decoder scale down by itself
+    keep_tags: bool
+    keep_gps: bool
+
+
 @dataclass(slots=True)
 class Frame:
-    """A decoded frame. `picture.flags` and `picture.transforms` begin its story."""
+    """A finished frame: (height, width, channels), and its story."""
 
     number: int
-    picture: Picture
+    pixels: Array
+    mode: str
+    transforms: list[str]
+    flags: list[str]
     exif: Exif
     info: dict[str, Any]
     warnings: list[str]
+    palette: str | None = None  #: of a native frame of mode P or PA: RGB bytes in hex
     single: bool = True  #: the file has no other frame
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What of the settings bears on decoding."""
-
-    max_frames: int | None
-    fast_side: int | None  #: let a JPEG decoder scale towards this side
-    out_bytes: int  #: what a stored pixel takes in the output
-    keep_depth: bool
-    keep_tags: bool
-    keep_gps: bool
 
 
 class FrameReader:
@@ -70,29 +73,34 @@ class FrameReader:
         self._limits = limits
         self._image: Any = None
         self._source = Source()
-        self._lost: Bad | None = None
+        self._lost: Bad | None = None  # what of the first frame could not be had
+        #: Bytes a stored pixel takes in the output; of a large image that is scaled down hardly any are left.
+        self._out_bytes = 8 if wishes.max_side is None else 0
 
     def frames(self) -> Iterator[Frame | Bad]:
         """Frames in order, and what could not be had. Raises: RecordError if not even the first can be had."""
         first = self._first()
-        damage = self._structure.damage
-        if self._lost is not None or not self._has_more():
+        if self._lost is not None:
             yield first
-            if self._lost is not None:
-                yield self._lost
+            yield self._lost
+            return
+        if not self._has_more():
+            yield first
             return
         first.single = False
         if self._image.format == "MPO":
             yield from self._with_companions(first)
             return
         yield first
-        ended_badly = False
+        damage = self._structure.damage
         last = 0
         for got in self._later(first.exif):
-            ended_badly = ended_badly or isinstance(got, Bad)
-            last = last if isinstance(got, Bad) else got.number
+            if isinstance(got, Bad):
+                damage = None  # it has been told
+            else:
+                last = got.number
             yield got
-        if damage is not None and not ended_badly:
+        if damage is not None:
             yield Bad(damage.reason, damage.message, f'{{"from_frame":{last + 1}}}', self._kept())
 
     def _first(self) -> Frame:
@@ -104,9 +112,18 @@ class FrameReader:
                 if damage is None or exc.reason.partition(":")[0] in ("unsupported", "too_large", "bomb"):
                     raise
                 raise RecordError(damage.reason, f"{damage.message}; nothing before it decodes") from exc
-        if damage is not None and "truncated" not in picture.flags:
-            picture.flags.append("truncated")
-        return Frame(0, picture, exif, self._info(), messages)
+            if damage is not None and "truncated" not in picture.flags:
+                picture.flags.append("truncated")
+            return self._finished(0, picture, exif, messages)
+
+    def _finished(self, number: int, picture: Picture, exif: Exif, messages: list[str]) -> Frame:
+        wishes = self._wishes
+        pixels, mode = finished(picture, native=wishes.native, max_side=wishes.max_side, orientation=exif.orientation)
+        palette = None
+        if mode in ("P", "PA"):
+            palette = bytes(picture.image.getpalette("RGB") or []).hex()
+        info = dict(picture.info)
+        return Frame(number, pixels, mode, picture.transforms, picture.flags, exif, info, messages, palette)
 
     def _decoded_first(self) -> tuple[Picture, Exif]:
         damage = self._structure.damage
@@ -119,23 +136,27 @@ class FrameReader:
                 raise
             return self._by_gdal()
         image = self._image
-        if image.format == "TIFF" and image_tiff.is_misread(image):
+        tiff = image.format == "TIFF"
+        if tiff and image_tiff.is_misread(image):
             return self._by_gdal()
-        exif = read_exif(image, keep_tags=self._wishes.keep_tags, keep_gps=self._wishes.keep_gps)
-        if image.format == "TIFF" and image_tiff.lacks_strips(image):
+        exif = self._read_exif() if tiff else Exif()  # loading a TIFF turns it, and reading that of a PNG loads it
+        if tiff and image_tiff.lacks_strips(image):
             return self._part(exif, RecordError("truncated", "the TIFF lists fewer strips than it has rows for")), exif
         note = self._draft()
         try:
-            picture = self._loaded(image, 0, exif)
-        except DECODER_ERRORS as exc:
-            if image.format == "TIFF" and image_tiff.compression_of(image) in image_tiff.RARE_CODECS:
+            picture = self._loaded(0, exif)
+        except decoder_errors() as exc:
+            if tiff and image_tiff.compression_of(image) in image_tiff.RARE_CODECS:
                 return self._by_gdal()
-            return self._part(exif, at_pixels(exc, self._name, self._source)), exif
+            picture = self._part(exif, at_pixels(exc, self._name, self._source))
+            return picture, exif if tiff or "exif" not in image.info else self._read_exif()
+        if image.format == "JPEG" and has_gray_tail(image):
+            picture.flags.append("gray_tail")
         picture.transforms[:0] = note
-        return picture, exif
+        return picture, exif if tiff else self._read_exif()
 
     def _open(self) -> tuple[Any, Source]:
-        return open_image(self._data, self._name, self._limits, out_bytes=self._wishes.out_bytes)
+        return open_image(self._data, self._name, self._limits, out_bytes=self._out_bytes)
 
     def _again(self, number: int) -> Any:
         """The same file opened once more at a frame."""
@@ -144,75 +165,71 @@ class FrameReader:
             image.seek(number)
         return image
 
+    def _read_exif(self) -> Exif:
+        return read_exif(self._image, keep_tags=self._wishes.keep_tags, keep_gps=self._wishes.keep_gps)
+
     def _by_gdal(self) -> tuple[Picture, Exif]:
-        picture, orientation = image_tiff.by_gdal(self._data, self._limits, self._wishes.out_bytes)
-        self._image = None
+        picture, orientation = image_tiff.by_gdal(self._data, self._limits, self._out_bytes)
+        self._image = None  # one page is all that is read this way
         return picture, Exif(orientation=orientation)
 
     def _draft(self) -> list[str]:
         """Let the JPEG decoder scale by a power of two, if asked to; never below the target."""
-        side, image = self._wishes.fast_side, self._image
-        if side is None or image.format != "JPEG":
+        side, image = self._wishes.max_side, self._image
+        if not self._wishes.fast or side is None or image.format != "JPEG":
             return []
         before = image.size
-        image.draft(image.mode, target_size(*before, side))
+        image.draft(image.mode, target_size(before[0], before[1], side))
         if image.size == before:
             return []
         return [f"jpeg scale {before[0]}x{before[1]}->{image.size[0]}x{image.size[1]}"]
 
-    def _loaded(self, image: Any, number: int, exif: Exif) -> Picture:
-        """The pixels of the frame that an image stands at. Raises: what decoding raises."""
-        picture = Picture(image=image)
+    def _loaded(self, number: int, exif: Exif) -> Picture:
+        """The pixels of the frame that the image stands at. Raises: what decoding raises."""
+        image = self._image
         tiff = image.format == "TIFF"
-        if (self._structure.deep or tiff) and self._wishes.keep_depth:
-            picture.wide = wide_pixels(image, lambda: self._again(number))
+        cut = self._structure.deep or is_cut_to_8_bits(image)
+        wide = wide_pixels(image, lambda: self._again(number)) if cut else None
         image.load()
-        picture.mode = image.mode
-        if picture.wide is not None and picture.wide.shape[2] == 2:
+        picture = Picture(image=image, wide=wide, mode=image.mode, info=image.info)
+        if wide is not None and wide.shape[2] == 2:
             picture.mode = "LA"
-        if image.format == "PPM" and image.mode == "I":
-            picture.top = 65535  # Pillow scales every depth beyond 8 bits to 16
-        elif image.mode.startswith("I;16"):
-            picture.top = 65535
+        if image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I"):
+            picture.top = 65535  # Pillow scales PGM of any depth beyond 8 bits to 16
+        elif cut and wide is None and image.mode not in ("I", "F"):
+            picture.transforms.append("depth to 8 by the decoder")
         if tiff:
             image_tiff.describe(picture, image)
             if exif.orientation != 1:  # Pillow has turned it while loading
-                picture.transforms.append(f"orientation {exif.orientation} {TURNS[exif.orientation].lower()}")
+                picture.transforms.append(turn_note(exif.orientation))
                 exif.orientation = 1
-        if picture.wide is None and (self._structure.deep or (tiff and image_tiff.is_cut_to_8_bits(image))):
-            picture.transforms.append("depth to 8 by the decoder")
         return picture
 
     def _part(self, exif: Exif, failure: RecordError) -> Picture:
         """What decodes of the first frame; the rest goes to `_lost`. Raises: `failure` if nothing does."""
         width, height = self._image.size
         part = None
-        if self._image.format != "TIFF" or exif.orientation == 1:
+        if self._image.format != "TIFF" or exif.orientation == 1:  # else rows are no longer rows
+            progressive = self._structure.progressive
             part = decoded_part(
-                self._data,
-                self._name,
-                self._limits,
-                out_bytes=self._wishes.out_bytes,
-                progressive=self._structure.progressive,
+                self._data, self._name, self._limits, out_bytes=self._out_bytes, progressive=progressive
             )
         if part is None:
             raise failure
-        image, rows = part
-        picture = Picture(image=image, mode=image.mode, flags=["truncated"])
+        image, start, end = part
+        picture = Picture(image=image, mode=image.mode, info=image.info, flags=["truncated"])
         if image.mode.startswith("I;16") or (self._name == "ppm" and image.mode == "I"):
             picture.top = 65535
-        if rows < height:
-            picture.transforms.append(f"crop {width}x{height}->{width}x{rows} to what decodes")
+        if end - start < height:
+            picture.transforms.append(f"crop {width}x{height}->{width}x{end - start} to what decodes")
             damage = self._structure.damage
             reason, message = (damage.reason, damage.message) if damage else (failure.reason, failure.message)
-            self._lost = Bad(reason, message, f'{{"frame":0,"rows":[{rows},{height}]}}', self._kept())
+            lost = [end, height] if start == 0 else [0, start]
+            self._lost = Bad(reason, message, f'{{"frame":0,"rows":[{lost[0]},{lost[1]}]}}', self._kept())
         return picture
 
     def _kept(self) -> bytes | None:
         return self._data if len(self._data) <= _KEEP_BYTES else None
-
-    def _info(self) -> dict[str, Any]:
-        return dict(self._image.info) if self._image is not None else {}
 
     def _has_more(self) -> bool:
         image = self._image
@@ -220,50 +237,88 @@ class FrameReader:
             return False
         try:
             return bool(getattr(image, "is_animated", False))
-        except DECODER_ERRORS:
+        except decoder_errors():
             return True  # going there will say what is wrong
 
-    def _seek(self, number: int) -> bool:
-        """Stand at a frame; False behind the last. Raises: what seeking raises."""
+    def _later(self, first: Exif) -> Iterator[Frame | Bad]:
+        """The second frame and those behind it."""
+        tiff = self._image.format == "TIFF"
+        taken = 1
+        for number in itertools.count(1):
+            arrived = False
+            try:
+                with warnings_of_pillow() as messages:
+                    self._image.seek(number)
+                    arrived = True
+                    if tiff and image_tiff.is_no_picture(self._image):
+                        continue
+                    frame = self._at(number, first, messages)
+            except EOFError as exc:
+                if arrived:
+                    yield self._refused(number, at_pixels(exc, self._name, self._source))
+                return
+            except RecordError as exc:
+                yield self._refused(number, exc)
+                if not tiff:
+                    return
+                continue
+            except decoder_errors() as exc:
+                yield self._refused(number, at_pixels(exc, self._name, self._source))
+                if not (tiff and arrived):
+                    return
+                continue
+            taken += 1
+            full = taken == self._wishes.max_frames
+            if full and self._can_seek(number + 1):
+                frame.flags.append("frames_capped")
+            yield frame
+            if full:
+                return
+
+    def _at(self, number: int, first: Exif, messages: list[str]) -> Frame:
+        image = self._image
+        check_size(image, len(self._data), self._limits, self._out_bytes)
+        if image.format == "TIFF" and (image_tiff.is_misread(image) or image_tiff.lacks_strips(image)):
+            raise RecordError("unsupported:tiff", f"page {number} has a layout that is only read on the first page")
+        if image.format in ("TIFF", "MPO"):  # each of their pages has its own
+            exif = self._read_exif()
+        else:
+            exif = Exif(first.orientation, first.event_time, first.time_source, first.geometry)
+            exif.flags = [flag for flag in first.flags if flag not in ("bad_exif", "bad_orientation")]
+        frame = self._finished(number, self._loaded(number, exif), exif, messages)
+        frame.single = False
+        return frame
+
+    def _refused(self, number: int, exc: RecordError) -> Bad:
+        whole = f'{{"frame":{number}}}' if self._image.format == "TIFF" else f'{{"from_frame":{number}}}'
+        return Bad(exc.reason, f"frame {number}: {exc.message}", whole, self._kept())
+
+    def _can_seek(self, number: int) -> bool:
         try:
             self._image.seek(number)
         except EOFError:
             return False
+        except decoder_errors():
+            return True
         return True
 
-    def _later(self, first: Exif) -> Iterator[Frame | Bad]:
-        """The second frame and those behind it."""
-        taken, limit = 1, self._wishes.max_frames
-        ahead: Frame | None = None
-        for number in itertools.count(1):
-            if limit is not None and taken >= limit:
-                break
-            got = self._next(number, first)
-            if got is None:
-                break
-            if isinstance(got, Frame):
-                taken += 1
-                if ahead is not None:
-                    yield ahead
-                ahead = got
+    def _with_companions(self, first: Frame) -> Iterator[Frame | Bad]:
+        """The main picture of a camera's file first, although it must wait to hear whether its companions decode."""
+        waiting: list[Frame] = [first]
+        held = first.pixels.nbytes
+        for got in self._later(first.exif):
+            if isinstance(got, Bad):
+                if not waiting:
+                    yield got  # too late for a finding
+                elif "companion_lost" not in first.flags:
+                    first.flags.append("companion_lost")
                 continue
-            if ahead is not None:
-                yield ahead
-                ahead = None
-            if got.reason == "skip":
+            if not waiting:
+                yield got
                 continue
-            yield got
-            if self._image.format != "TIFF":
-                return
-        else:
-            number = 0
-        if ahead is not None:
-            if limit is not None and taken >= limit and self._can_seek(number):
-                ahead.picture.flags.append("frames_capped")
-            yield ahead
-
-    def _can_seek(self, number: int) -> bool:
-        try:
-            return self._seek(number)
-        except DECODER_ERRORS:
-            return True
+            waiting.append(got)
+            held += got.pixels.nbytes
+            if held > self._limits.max_bytes // 8:
+                yield from waiting
+                waiting = []
+        yield from waiting

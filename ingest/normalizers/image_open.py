@@ -41,12 +41,19 @@ _SIMPLE_CODING = frozenset({"BMP", "BLP", "DDS", "TGA", "PCX", "SGI", "PSD", "MS
 _DECODER_BYTES = {"JPEG": 6, "MPO": 6, "WEBP": 8, "AVIF": 8, "JPEG2000": 12, "GIF": 4, "PNG": 0}
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 
-#: What Pillow's plugins raise for bad data, so far as anybody has seen. MemoryError is left to the engine, which knows
-#: whose memory it was.
-DECODER_ERRORS: tuple[type[Exception], ...] = (
+_PLUGIN_ERRORS: tuple[type[Exception], ...] = (
     OSError, SyntaxError, EOFError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError,
     RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
+
+
+def decoder_errors() -> tuple[type[Exception], ...]:
+    """What Pillow raises for bad data, so far as anybody has seen.
+
+    MemoryError is not among them: it is left to the engine, which knows whose memory it was.
+    """
+    bomb: type[Exception] = pillow().DecompressionBombError
+    return (*_PLUGIN_ERRORS, bomb)
 
 
 class Source(io.BytesIO):
@@ -90,12 +97,10 @@ def open_image(data: bytes, name: str, limits: Limits, *, out_bytes: int) -> tup
     source = Source(data)
     try:
         opened = image.open(source, formats=[plugin])
-    except image.DecompressionBombError as exc:
-        raise RecordError("too_large", str(exc)) from exc
     except image.UnidentifiedImageError as exc:
         reason = "truncated" if source.ran_out else "corrupt"
         raise RecordError(reason, f"its header does not parse as {plugin}") from exc
-    except DECODER_ERRORS as exc:
+    except decoder_errors() as exc:
         raise at_header(exc, name, source) from exc
     check_size(opened, len(data), limits, out_bytes)
     return opened, source
@@ -103,6 +108,8 @@ def open_image(data: bytes, name: str, limits: Limits, *, out_bytes: int) -> tup
 
 def at_header(exc: Exception, name: str, source: Source) -> RecordError:
     """What a failure while the header was read says: at that point Pillow raises OSError for what it does not support."""
+    if isinstance(exc, pillow().DecompressionBombError):
+        return RecordError("too_large", str(exc))
     if source.ran_out or isinstance(exc, EOFError):
         return RecordError("truncated", f"the file ends inside its header: {said(exc)}")
     if isinstance(exc, (OSError, NotImplementedError)):
@@ -112,8 +119,7 @@ def at_header(exc: Exception, name: str, source: Source) -> RecordError:
 
 def at_pixels(exc: Exception, name: str, source: Source) -> RecordError:
     """What a failure while pixels were decoded says."""
-    image = pillow()
-    if isinstance(exc, image.DecompressionBombError):
+    if isinstance(exc, pillow().DecompressionBombError):
         return RecordError("too_large", str(exc))
     if isinstance(exc, NotImplementedError):
         return RecordError(f"unsupported:{name}", said(exc))

@@ -23,7 +23,9 @@ _NOMINAL = frozenset({"P", "PA", "1"})
 _NOT_REDUCIBLE = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
 _TURNS |= {6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
-REDUCING_GAP = 2.0  #: a box filter takes an image down to this many times its size, then Lanczos; as Pillow's thumbnails
+REDUCING_GAP = (
+    2.0  #: a box filter takes an image down to this many times its size, then Lanczos; as Pillow's thumbnails
+)
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class Picture:
     mode: str = ""  #: what the channels mean, as Pillow's modes name it
     top: int | None = None  #: the value that is white, where the header tells: 4095, 65535
     inverted: bool = False  #: 0 is white
+    info: dict[str, Any] = field(default_factory=dict)  #: what Pillow keeps beside the pixels
     transforms: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
 
@@ -98,11 +101,16 @@ def _turn(picture: Picture, orientation: int) -> None:
     name = _TURNS.get(orientation)
     if name is None:
         return
-    picture.transforms.append(f"orientation {orientation} {name.lower()}")
+    picture.transforms.append(turn_note(orientation))
     if picture.wide is not None:
         picture.wide = _turned(picture.wide, orientation)
     else:
         picture.image = picture.image.transpose(pillow().Transpose[name])
+
+
+def turn_note(orientation: int) -> str:
+    """What `transforms` says of a turn by EXIF orientation."""
+    return f"orientation {orientation} {_TURNS[orientation].lower()}"
 
 
 def _turned(array: Array, orientation: int) -> Array:
@@ -125,7 +133,9 @@ def _to_rgb(picture: Picture) -> None:
     note = picture.transforms.append
     if mode in ("I", "F") or mode in _NOT_REDUCIBLE:
         picture.image = _scaled(picture)
-    elif mode in ("RGBA", "LA", "PA", "RGBa", "La") or (mode in ("1", "L", "P", "RGB") and "transparency" in image.info):
+    elif mode in ("RGBA", "LA", "PA", "RGBa", "La") or (
+        mode in ("1", "L", "P", "RGB") and "transparency" in image.info
+    ):
         note(f"{mode}->RGB alpha over white")
         picture.image = _over_white(image)
     elif mode == "P":
@@ -161,7 +171,7 @@ def _narrow(picture: Picture) -> None:
     narrow = ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)
     picture.transforms.append("depth 16->8 linear")
     image = pillow()
-    transparent = picture.image.info.get("transparency") if picture.image is not None else None
+    transparent = picture.info.get("transparency")
     if isinstance(transparent, tuple) and wide.shape[2] == len(transparent) == 3:
         alpha = np.where((wide == np.array(transparent, np.uint16)).all(axis=2), 0, 255).astype(np.uint8)
         narrow = np.dstack([narrow, alpha])
@@ -179,7 +189,7 @@ def _scaled(picture: Picture) -> Any:
     """Gray of more than 8 bits as L: linearly from the range the header tells, else from the values' own range."""
     image = picture.image
     values = np.asarray(image)
-    transparent = image.info.get("transparency")
+    transparent = picture.info.get("transparency")
     name = f"{image.mode}->RGB"
     if picture.top is not None and values.dtype.kind in "ui":
         top = picture.top

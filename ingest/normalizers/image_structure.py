@@ -148,7 +148,9 @@ def _png(data: bytes, found: Structure) -> None:
             found.damage = Damage(at, "corrupt", f"no chunk begins at byte {at}, where one should: {kind.hex(' ')}")
             break
         if end > size:
-            found.truncated(at, f"the chunk {kind.decode()} at byte {at} has {length} bytes, and the file ends before them")
+            found.truncated(
+                at, f"the chunk {kind.decode()} at byte {at} has {length} bytes, and the file ends before them"
+            )
             break
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             critical = not kind[0] & 0x20 or kind == b"fdAT"

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from headrace.ingest.normalizers.contract import Limits
-from headrace.ingest.normalizers.image_open import DECODER_ERRORS, pillow, said
+from headrace.ingest.normalizers.image_open import decoder_errors, pillow, said
 from headrace.ingest.normalizers.image_pixels import Picture
 from headrace.ingest.normalizers.raster_environment import runtime_options
 from headrace.schemas.errors import RecordError
 
 _SUBFILE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-_STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _SAMPLE_FORMAT = 273, 277, 278, 284, 339
+_ORIENTATION, _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _PLANAR = 274, 273, 277, 278, 284
 _MAX_SAMPLES = 16
 _REDUCED, _MASK = 1, 4  #: bits of NewSubfileType (TIFF 6.0, page 36)
 #: Codecs that libtiff may have been built without: LERC, zstd, WebP, JPEG XL.
@@ -64,20 +64,26 @@ def compression_of(image: Any) -> int:
     return code if isinstance(code, int) else 1
 
 
-def by_gdal(data: bytes, limits: Limits, out_bytes: int) -> Picture:
-    """The first page by GDAL. Raises: RecordError."""
-    bits, photometric = _checked(data, limits, out_bytes)
+def by_gdal(data: bytes, limits: Limits, out_bytes: int) -> tuple[Picture, int]:
+    """(the first page by GDAL, its orientation, which GDAL leaves to us). Raises: RecordError."""
+    bits, photometric, orientation = _checked(data, limits, out_bytes)
     try:
         import rasterio
     except ImportError as exc:
-        raise RecordError("unsupported:tiff", "this kind of TIFF needs rasterio: pip install 'headrace[raster]'") from exc
+        raise RecordError(
+            "unsupported:tiff", "this kind of TIFF needs rasterio: pip install 'headrace[raster]'"
+        ) from exc
     from rasterio.errors import RasterioError
 
     try:
-        with rasterio.Env(**runtime_options()), rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as page:
+        with (
+            rasterio.Env(**runtime_options()),
+            rasterio.MemoryFile(data) as memory,
+            memory.open(driver="GTiff") as page,
+        ):
             bands = page.read()
             colours = page.colormap(1) if photometric == 3 and page.count == 1 else None
-    except (RasterioError, *DECODER_ERRORS) as exc:
+    except (RasterioError, *decoder_errors()) as exc:
         raise RecordError("corrupt", f"neither Pillow nor GDAL reads this TIFF: {said(exc)}") from exc
     picture = Picture(transforms=["read by GDAL"])
     if colours is not None:
@@ -86,7 +92,7 @@ def by_gdal(data: bytes, limits: Limits, out_bytes: int) -> Picture:
             table[index] = colour
         bands = table[bands[0]][:, :, :3].transpose(2, 0, 1)
     _into(picture, bands, bits, photometric)
-    return picture
+    return picture, orientation
 
 
 def _into(picture: Picture, bands: Any, bits: int, photometric: int) -> None:
@@ -131,8 +137,8 @@ def _stretched(picture: Picture, pixels: Any, bits: int) -> Any:
     return ((pixels.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
 
 
-def _checked(data: bytes, limits: Limits, out_bytes: int) -> tuple[int, int]:
-    """(bits, photometric) of the first directory, whose sizes are within the limits. Raises: RecordError."""
+def _checked(data: bytes, limits: Limits, out_bytes: int) -> tuple[int, int, int]:
+    """(bits, photometric, orientation) of the first directory, whose sizes are within the limits. Raises: RecordError."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     try:
@@ -143,7 +149,8 @@ def _checked(data: bytes, limits: Limits, out_bytes: int) -> tuple[int, int]:
         width, length = tags[_WIDTH], tags[_LENGTH]
         samples = tags.get(_SAMPLES, 1)
         bits, photometric = _first(tags.get(_BITS, 1)), tags.get(_PHOTOMETRIC, 0)
-    except DECODER_ERRORS as exc:
+        orientation = tags.get(_ORIENTATION, 1)
+    except decoder_errors() as exc:
         raise RecordError("corrupt", f"the TIFF's directory does not parse: {said(exc)}") from exc
     if not all(isinstance(value, int) and value > 0 for value in (width, length, samples, bits)) or bits > 64:
         raise RecordError("corrupt", f"a TIFF of {width}x{length} pixels with {samples} samples of {bits} bits")
@@ -152,7 +159,7 @@ def _checked(data: bytes, limits: Limits, out_bytes: int) -> tuple[int, int]:
     pixels = width * length
     if pixels > limits.max_pixels or pixels * (samples * max(1, bits // 8) * 3 + out_bytes) > limits.max_bytes:
         raise RecordError("too_large", f"{width}x{length} pixels of {samples} samples are beyond the limits")
-    return bits, photometric if isinstance(photometric, int) else 0
+    return bits, photometric if isinstance(photometric, int) else 0, orientation if orientation in range(1, 9) else 1
 
 
 def _first(value: Any) -> Any:

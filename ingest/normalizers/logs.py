@@ -27,7 +27,8 @@ from headrace.ingest.normalizers import logs_pictures, logs_points
 from headrace.ingest.normalizers.contract import Bad, Limits
 from headrace.ingest.normalizers.logs_sound import Sound
 from headrace.ingest.normalizers.sensor_config import SensorConfig
-from headrace.ingest.normalizers.sensor_records import MAX_ITEMS, Row, RowTable
+from headrace.ingest.normalizers.sensor_objects import MAX_ITEMS
+from headrace.ingest.normalizers.sensor_records import Row, RowTable
 from headrace.ingest.normalizers.sensor_series import Draft
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import RecordError
@@ -35,6 +36,8 @@ from headrace.schemas.errors import RecordError
 Decoder = Callable[[bytes], Mapping[str, Any]]
 
 MAX_RAW = 1 << 16  #: bytes kept of a message that does not decode
+_KEPT_RAW = 2048  #: … and of one that waits in a block of rows
+_BLOCK = 256
 _NANOS = ("nanosec", "nsec", "nsecs", "nanos")
 _SECONDS = ("sec", "secs", "seconds")
 
@@ -77,7 +80,9 @@ class Recording:
         patterns = self._config.topics
         return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
-    def message(self, topic: Topic, data: bytes, log_time: int, publish_time: int | None = None) -> Iterator[Draft | Bad]:
+    def message(
+        self, topic: Topic, data: bytes, log_time: int, publish_time: int | None = None
+    ) -> Iterator[Draft | Bad]:
         """The records that a message completes. Times in ns since 1970."""
         number, topic.count = topic.count, topic.count + 1
         self.messages += 1
@@ -90,7 +95,12 @@ class Recording:
         try:
             value = dict(topic.decode(data))
         except RecordError as exc:
-            yield Bad(exc.reason, f"{topic.name}, message {number}: {exc.message}", self._locator(topic, number), data[:MAX_RAW])
+            yield Bad(
+                exc.reason,
+                f"{topic.name}, message {number}: {exc.message}",
+                self._locator(topic, number),
+                data[:MAX_RAW],
+            )
             return
         stamp = _stamp(value)
         if topic.stamped is None:
@@ -102,7 +112,12 @@ class Recording:
         try:
             yield from self._routed(topic, number, value, data, t, source)
         except RecordError as exc:
-            yield Bad(exc.reason, f"{topic.name}, message {number}: {exc.message}", self._locator(topic, number), data[:MAX_RAW])
+            yield Bad(
+                exc.reason,
+                f"{topic.name}, message {number}: {exc.message}",
+                self._locator(topic, number),
+                data[:MAX_RAW],
+            )
 
     def finish(self, flags: tuple[str, ...] = ()) -> Iterator[Draft | Bad]:
         """What is left of every topic, in the order in which they came up."""
@@ -124,8 +139,8 @@ class Recording:
         if blob is not None and kind in ("Image", "RawImage") and "encoding" in value:
             picture = logs_pictures.raw_picture(value, blob)
             if picture is not None:
-                extra = self._extra(topic, {k: v for k, v in value.items() if k not in ("data", "header")})
-                yield Draft("image", {**place, "pixels": picture[0], "mode": picture[1], "extra": extra}, number)
+                said = self._extra(topic, {k: v for k, v in value.items() if k not in ("data", "header")})
+                yield Draft("image", {**place, "pixels": picture[0], "mode": picture[1], "extra": said}, number)
                 return
         if blob is not None and kind == "CompressedImage":
             records = logs_pictures.coded_pictures(blob, self._limits)
@@ -147,14 +162,27 @@ class Recording:
         self, topic: Topic, number: int, records: Iterator[dict[str, Any] | Bad], times: Mapping[str, Any]
     ) -> Iterator[Draft | Bad]:
         for index, record in enumerate(records):
-            locator = canonical_json({"topic": topic.name, "message": number, **({"frame": index} if index else {})}).decode()
+            locator = canonical_json(
+                {"topic": topic.name, "message": number, **({"frame": index} if index else {})}
+            ).decode()
             if isinstance(record, Bad):
                 yield Bad(record.reason, f"{topic.name}, message {number}: {record.message}", locator, record.data)
             else:
                 inner = record.pop("extra", None)
-                yield Draft("image", {**record, **times, "locator": locator, "extra": self._extra(topic, {"image": inner} if inner else {})}, number)
+                yield Draft(
+                    "image",
+                    {
+                        **record,
+                        **times,
+                        "locator": locator,
+                        "extra": self._extra(topic, {"image": inner} if inner else {}),
+                    },
+                    number,
+                )
 
-    def _fields(self, topic: Topic, number: int, value: dict[str, Any], data: bytes, t: int, source: str) -> Iterator[Draft | Bad]:
+    def _fields(
+        self, topic: Topic, number: int, value: dict[str, Any], data: bytes, t: int, source: str
+    ) -> Iterator[Draft | Bad]:
         """Numbers, strings and long arrays of a message of no special kind."""
         header = value.get("header")
         frame = header.get("frame_id") if isinstance(header, Mapping) else value.get("frame_id")
@@ -167,7 +195,13 @@ class Recording:
                 rest.pop(name, None)
         for name, array in arrays:
             locator = canonical_json({"topic": topic.name, "message": number, "field": name}).decode()
-            columns: dict[str, Any] = {"locator": locator, "event_time": t // 1000, "time_source": source, "data": array, "dims": [name]}
+            columns: dict[str, Any] = {
+                "locator": locator,
+                "event_time": t // 1000,
+                "time_source": source,
+                "data": array,
+                "dims": [name],
+            }
             yield Draft("tensor", {**columns, "schema_name": topic.schema, "extra": self._extra(topic, {})}, number)
         if topic.table is None:
             topic.table = RowTable(
@@ -179,13 +213,16 @@ class Recording:
                 changes_only=True,
                 device=frame if isinstance(frame, str) and frame else None,
                 order=len(self._topics) << 20,
+                block_rows=_BLOCK,
             )
         if frame == topic.table.device:
             (rest.get("header") if isinstance(rest.get("header"), dict) else rest).pop("frame_id", None)  # type: ignore[union-attr]
         if topic.mixed:
             topic.table.flags.add("clock_mixed")
         if rest:
-            yield from topic.table.add(Row(number, rest, {"topic": topic.name, "message": number}, data[:MAX_RAW], t, number))
+            yield from topic.table.add(
+                Row(number, rest, {"topic": topic.name, "message": number}, data[:_KEPT_RAW], t, number)
+            )
 
     def _raw(self, topic: Topic, number: int, data: bytes, t: int, source: str) -> Draft:
         columns = {

@@ -48,7 +48,9 @@ def raw_picture(message: Mapping[str, Any], data: bytes) -> tuple[npt.NDArray[An
     row = width * channels * dtype.itemsize
     step = int(message.get("step") or row)
     if height <= 0 or width <= 0 or step < row or step * (height - 1) + row > len(data):
-        raise RecordError("inconsistent", f"an {encoding} image of {width} x {height}, {step} bytes a row, in {len(data)} bytes")
+        raise RecordError(
+            "inconsistent", f"an {encoding} image of {width} x {height}, {step} bytes a row, in {len(data)} bytes"
+        )
     rows = np.lib.stride_tricks.as_strided(np.frombuffer(data, np.uint8), (height, row), (step, 1), writeable=False)
     pixels = np.ascontiguousarray(rows).view(dtype).reshape(height, width, channels).astype(np.dtype(kind))
     return (pixels[:, :, list(order)] if order else pixels), mode

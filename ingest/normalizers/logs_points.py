@@ -7,7 +7,7 @@ A cloud whose fields are all of one type and fill each point becomes (points, fi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,12 @@ def points(message: Mapping[str, Any], data: bytes) -> tuple[npt.NDArray[Any], l
     step = int(message.get("point_stride" if foxglove else "point_step") or 0)
     types = _FOXGLOVE if foxglove else _ROS
     fields = [
-        (str(f.get("name")), int(f.get("offset") or 0), types.get(int(f.get("type" if foxglove else "datatype") or 0)), int(f.get("count") or 1))
+        (
+            str(f.get("name")),
+            int(f.get("offset") or 0),
+            types.get(int(f.get("type" if foxglove else "datatype") or 0)),
+            int(f.get("count") or 1),
+        )
         for f in message.get("fields") or ()
     ]
     if step <= 0:
@@ -36,21 +41,33 @@ def points(message: Mapping[str, Any], data: bytes) -> tuple[npt.NDArray[Any], l
         rows, width = int(message.get("height") or 0), int(message.get("width") or 0)
         row_step, count = int(message.get("row_step") or 0) or width * step, rows * width
         if rows and (row_step < width * step or rows * row_step > len(data)):
-            raise RecordError("inconsistent", f"a point cloud of {rows} x {width} points of {step} bytes in {len(data)} bytes")
+            raise RecordError(
+                "inconsistent", f"a point cloud of {rows} x {width} points of {step} bytes in {len(data)} bytes"
+            )
         per_row = width
     else:
         per_row = count
-    raw = np.frombuffer(data, np.uint8, count=rows * row_step).reshape(rows, row_step)[:, : per_row * step] if count else np.empty((0, step), np.uint8)
+    raw = (
+        np.frombuffer(data, np.uint8, count=rows * row_step).reshape(rows, row_step)[:, : per_row * step]
+        if count
+        else np.empty((0, step), np.uint8)
+    )
     cloud = np.ascontiguousarray(raw).reshape(count, step)
-    order = ">" if message.get("is_bigendian") else "<"
-    extra = {"fields": [{"name": n, "offset": o, "type": t, "count": c} for n, o, t, c in fields], "point_step": step, "byte_order": order}
+    order: Literal["<", ">"] = ">" if message.get("is_bigendian") else "<"
+    extra = {
+        "fields": [{"name": n, "offset": o, "type": t, "count": c} for n, o, t, c in fields],
+        "point_step": step,
+        "byte_order": order,
+    }
     if not foxglove:
         extra |= {"height": rows, "width": per_row}
     kind = _one_type(fields, step)
     if kind is None or count == 0:
         return cloud, ["point", "byte"], extra
     values = cloud.view(np.dtype(kind).newbyteorder(order)).astype(np.dtype(kind))
-    extra["names"] = [n if c == 1 else f"{n}[{i}]" for n, _, _, c in sorted(fields, key=lambda f: f[1]) for i in range(c)]
+    extra["names"] = [
+        n if c == 1 else f"{n}[{i}]" for n, _, _, c in sorted(fields, key=lambda f: f[1]) for i in range(c)
+    ]
     return values, ["point", "field"], extra
 
 

@@ -15,7 +15,12 @@ MAX_DESCRIPTORS = 4 << 20  #: bytes
 def decoder(type_name: str, descriptors: bytes) -> Callable[[bytes], Mapping[str, Any]] | None:
     """Reads messages of a type; None if the descriptors are not those of a type of this name."""
     try:
-        from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+        from google.protobuf import (  # type: ignore[import-untyped]
+            descriptor_pb2,
+            descriptor_pool,
+            message,
+            message_factory,
+        )
     except ImportError as exc:
         raise MissingExtra("protobuf", "sensor", need="reading protobuf messages") from exc
     if len(descriptors) > MAX_DESCRIPTORS:
@@ -53,7 +58,9 @@ def _plain(value: Any, depth: int) -> dict[str, Any]:
         if _repeated(field):
             items = getattr(value, field.name)
             if entry:
-                out[field.name] = {str(k): _one(field.message_type.fields_by_name["value"], items[k], depth) for k in sorted(items)}
+                out[field.name] = {
+                    str(k): _one(field.message_type.fields_by_name["value"], items[k], depth) for k in sorted(items)
+                }
             elif field.cpp_type in _NUMPY:
                 out[field.name] = np.array(list(items), dtype=_NUMPY[field.cpp_type])
             else:
@@ -69,7 +76,15 @@ def _repeated(field: Any) -> bool:
 
 
 #: FieldDescriptor.cpp_type of numbers → dtype of a repeated field.
-_NUMPY: dict[int, Any] = {1: np.int32, 2: np.int64, 3: np.uint32, 4: np.uint64, 5: np.float64, 6: np.float32, 7: np.bool_}
+_NUMPY: dict[int, Any] = {
+    1: np.int32,
+    2: np.int64,
+    3: np.uint32,
+    4: np.uint64,
+    5: np.float64,
+    6: np.float32,
+    7: np.bool_,
+}
 
 
 def _one(field: Any, value: Any, depth: int) -> Any:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -96,12 +96,14 @@ class _Reader:
         self.data = data
         self.cdr = cdr
         self.at = 0
-        self.order = "<"
+        self.order: Literal["<", ">"] = "<"
         self.start = 0
         self.left = MAX_ELEMENTS
         if cdr:
             if len(data) < 4 or data[0] != 0 or data[1] > 1:
-                raise RecordError("corrupt", f"a CDR message begins with {data[:4].hex(' ')}; 00 00 or 00 01 would be plain CDR")
+                raise RecordError(
+                    "corrupt", f"a CDR message begins with {data[:4].hex(' ')}; 00 00 or 00 01 would be plain CDR"
+                )
             self.order = "<" if data[1] == 1 else ">"
             self.at = self.start = 4
 
@@ -119,7 +121,9 @@ class _Reader:
     def count(self, minimum: int) -> int:
         value = int(self.number("I"))
         if value * minimum > len(self.data) - self.at:
-            raise RecordError("corrupt", f"a count of {value} at byte {self.at - 4} of a message of {len(self.data)} bytes")
+            raise RecordError(
+                "corrupt", f"a count of {value} at byte {self.at - 4} of a message of {len(self.data)} bytes"
+            )
         return value
 
     def text(self) -> str:
@@ -135,7 +139,9 @@ class _Reader:
         if count:
             self.align(size)
         if count * size > len(self.data) - self.at:
-            raise RecordError("truncated", f"{count} values of {size} bytes at byte {self.at} of a message of {len(self.data)} bytes")
+            raise RecordError(
+                "truncated", f"{count} values of {size} bytes at byte {self.at} of a message of {len(self.data)} bytes"
+            )
         found = np.frombuffer(self.data, dtype=np.dtype(code).newbyteorder(self.order), count=count, offset=self.at)
         self.at += count * size
         return found.astype(found.dtype.newbyteorder("="))

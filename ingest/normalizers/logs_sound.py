@@ -32,9 +32,16 @@ class Sound:
 
     def add(self, number: int, message: Mapping[str, Any], data: bytes, t: int) -> Iterator[Draft]:
         """Take message `number`; gives the windows that it completed. Raises: RecordError for what is not PCM s16."""
-        form, rate, channels = str(message.get("format", "")), int(message.get("sample_rate") or 0), int(message.get("number_of_channels") or 0)
+        form, rate, channels = (
+            str(message.get("format", "")),
+            int(message.get("sample_rate") or 0),
+            int(message.get("number_of_channels") or 0),
+        )
         if form != "pcm-s16" or rate <= 0 or channels <= 0 or len(data) % (2 * channels):
-            raise RecordError("unsupported:audio", f"sound as {form!r}, {rate} Hz, {channels} channels in {len(data)} bytes; pcm-s16 is read")
+            raise RecordError(
+                "unsupported:audio",
+                f"sound as {form!r}, {rate} Hz, {channels} channels in {len(data)} bytes; pcm-s16 is read",
+            )
         samples = np.frombuffer(data, "<i2").astype(np.int16).reshape(-1, channels)
         expected = self._start + self._length * 1_000_000_000 // self._format[0] if self._format[0] else t
         if self._parts and (self._format != (rate, channels) or abs(t - expected) > SLACK_NS):

@@ -31,6 +31,7 @@ class Band:
     bits: int | None = None  #: significant bits, where they are fewer than the dtype's
     stored: str | None = None  #: the type in the file, where the reader gives another
     moment: Moment | None = None
+    is_grib: bool = False
 
     def row(self, gsd_m: float | None, resampling: str | None = None) -> dict[str, Any]:
         """The band as a value of the records' `bands` column."""
@@ -65,6 +66,7 @@ def bands_of(dataset: Any) -> list[Band]:
                 bits=int(bits) if bits else None,
                 stored=stored if stored in _TYPES else None,
                 moment=_moment(own, tags),
+                is_grib="GRIB_ELEMENT" in own,
             )
         )
     return bands

@@ -44,7 +44,13 @@ def georeference_of(dataset: Any) -> Georeference:
     numbers = tuple(float(v) for v in transform[:6])
     if not np.isfinite(numbers).all() or transform.determinant == 0:
         return Georeference(crs=crs_text(crs))
-    return Georeference(crs_text(crs), numbers, _gsd(crs, transform), _affine_way(crs, transform) if crs else None)
+    if crs:
+        return Georeference(crs_text(crs), numbers, _gsd(crs, transform), _affine_way(crs, transform))
+    if dataset.driver == "netCDF" and _is_lonlat(dataset.tags()):
+        gsd_m = float(np.hypot(transform.b, transform.e)) * _METRES_PER_DEGREE
+        extra = {"geometry_from": "longitude and latitude, datum unknown"}
+        return Georeference(None, numbers, gsd_m, _affine_way(None, transform), extra)
+    return Georeference(None, numbers)
 
 
 def crs_text(crs: Any) -> str | None:
@@ -73,14 +79,23 @@ def _gsd(crs: Any, transform: Any) -> float | None:
     return float(np.sqrt(abs(transform.determinant))) * metres
 
 
+def _is_lonlat(tags: dict[str, str]) -> bool:
+    """CF 4.1 and 4.2: axes in degrees_east and degrees_north are longitude and latitude, without naming a datum."""
+    units = {value.lower() for key, value in tags.items() if key.endswith("#units")}
+    east = {"degrees_east", "degree_east", "degrees_e", "degree_e"}
+    return bool(units & east) and bool(units & {unit.replace("_e", "_n").replace("ast", "orth") for unit in east})
+
+
 def _affine_way(crs: Any, transform: Any) -> ToLonLat:
-    geographic = bool(crs.is_geographic)
+    """crs None: the axes are longitude and latitude."""
+    geographic = crs is None or bool(crs.is_geographic)
 
     def to_lonlat(columns: Floats, rows: Floats) -> tuple[Floats, Floats]:
         x = transform.a * columns + transform.b * rows + transform.c
         y = transform.d * columns + transform.e * rows + transform.f
         # The edge of a cell that is centred on a pole lies beyond it.
-        return _to_degrees(crs, x, np.clip(y, -90, 90) if geographic else y)
+        y = np.clip(y, -90, 90) if geographic else y
+        return (x, y) if crs is None else _to_degrees(crs, x, y)
 
     return to_lonlat
 

@@ -131,5 +131,6 @@ def conversions(bands: Sequence[Band]) -> list[str]:
         for band in bands
         if (band.stored or band.dtype) != target
     ]
-    kelvin = [band.name for band in bands if band.unit == "C" and band.moment and band.moment.source.startswith("grib")]
+    # GDAL turns kelvin into degrees Celsius, and takes what it knows no element for as kelvin, too.
+    kelvin = [b.name for b in bands if b.is_grib and (b.unit == "C" or b.name.startswith("unknown"))]
     return notes + [f"{name}: kelvin to degree Celsius" for name in kelvin]

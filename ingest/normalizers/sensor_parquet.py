@@ -51,7 +51,16 @@ def arrow_errors(what: str) -> Iterator[None]:
         raise RecordError(
             "bad_encoding", f"{what}: a name in its schema is not UTF-8 (byte {exc.start}: {exc.reason})"
         ) from exc
-    except (pa.ArrowException, OSError, ValueError, OverflowError, IndexError, KeyError, TypeError, struct.error) as exc:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+        IndexError,
+        KeyError,
+        TypeError,
+        struct.error,
+    ) as exc:
         raise RecordError(_reason(str(exc)), f"{what}: {_short(exc)}") from exc
 
 

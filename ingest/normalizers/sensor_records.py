@@ -11,29 +11,33 @@ of them is absent later, it is not valid there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from headrace.ingest.normalizers.contract import Bad
 from headrace.ingest.normalizers.sensor_config import SensorConfig
-from headrace.ingest.normalizers.sensor_plan import LATITUDES, LONGITUDES, Plan
+from headrace.ingest.normalizers.sensor_objects import (
+    SPECIAL,
+    Column,
+    columns_of,
+    flatten,
+    is_number,
+    jsonable,
+    pick,
+    position_of,
+    values_of,
+)
+from headrace.ingest.normalizers.sensor_plan import Plan
 from headrace.ingest.normalizers.sensor_rows import BadRow, BadRuns, TextRows
-from headrace.ingest.normalizers.sensor_series import Channel, Draft, Series, Values
+from headrace.ingest.normalizers.sensor_series import Channel, Draft, Series
 from headrace.ingest.normalizers.sensor_time import Bool, Int64
 from headrace.ingest.normalizers.sensor_units import split_header, to_ucum
 from headrace.schemas.canonical import canonical_json
-from headrace.schemas.errors import RecordError
 
 BLOCK_ROWS = 1024
-MAX_ITEMS = 64  #: elements of a list that become channels; longer lists are text
-MAX_FIELDS = 20_000
-_EXACT = 1 << 53
-_SPECIAL = {"nan": math.nan, "infinity": math.inf, "-infinity": -math.inf, "inf": math.inf, "-inf": -math.inf}
 
 
 @dataclass(frozen=True)
@@ -46,32 +50,6 @@ class Row:
     data: bytes | None = None
     t: int | None = None
     ordinal: int = 0
-
-
-@dataclass
-class _Column:
-    rows: list[int] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "", out: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Leaves by dotted name. Lists of more than MAX_ITEMS, and empty objects, stay as they are."""
-    out = {} if out is None else out
-    for key, inner in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(inner, Mapping) and inner:
-            flatten(inner, f"{name}.", out)
-        elif isinstance(inner, (list, tuple)) and 0 < len(inner) <= MAX_ITEMS and not isinstance(inner[0], str):
-            flatten({f"[{i}]": item for i, item in enumerate(inner)}, name, out)
-        else:
-            out[name] = inner
-        if len(out) > MAX_FIELDS:
-            raise RecordError("too_large", f"one row has more than {MAX_FIELDS} fields")
-    return out
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) or type(value).__module__ == "numpy"
 
 
 class RowTable:
@@ -96,6 +74,7 @@ class RowTable:
         flags: Sequence[str] = (),
         units: Mapping[str, str] | None = None,
         order: int = 0,
+        block_rows: int = BLOCK_ROWS,
     ) -> None:
         self.config = config
         self.device = device
@@ -109,7 +88,10 @@ class RowTable:
         self._changes_only = changes_only
         self._units = dict(units or {})
         self._order = order
+        self._block_rows = block_rows
         self._rows: list[Row] = []
+        self._unparsed: list[BadRow] = []
+        self._time_source_found = "row_number"
         self._plan: Plan | None = None
         self._kinds: dict[str, str] = {}
         self._groups: list[list[str]] = []
@@ -122,12 +104,16 @@ class RowTable:
     def add(self, row: Row) -> Iterator[Draft | Bad]:
         """Take a row; gives what it completed, at the end of each block of BLOCK_ROWS."""
         self._rows.append(row)
-        if len(self._rows) >= BLOCK_ROWS:
+        if len(self._rows) >= self._block_rows:
             yield from self._block()
+
+    def add_bad(self, bad: BadRow) -> None:
+        """Take a row that could not even be parsed."""
+        self._unparsed.append(bad)
 
     def finish(self, flags: Sequence[str] = ()) -> Iterator[Draft | Bad]:
         """What is left, with these flags."""
-        if self._rows:
+        if self._rows or self._unparsed:
             yield from self._block()
         ended = self._bad.finish()
         if ended is not None:
@@ -150,7 +136,7 @@ class RowTable:
     def _block(self) -> Iterator[Draft | Bad]:
         rows, self._rows = self._rows, []
         flats: list[dict[str, Any]] = []
-        bad: list[BadRow] = []
+        bad, self._unparsed = self._unparsed, []
         kept: list[Row] = []
         for row in rows:
             flat = flatten(row.value)
@@ -164,7 +150,15 @@ class RowTable:
         numbers = any(kind == "number" and name not in self._used() for name, kind in self._kinds.items())
         if numbers:
             for i in np.flatnonzero(~ok):
-                bad.append(BadRow(kept[i].ordinal, "no_time", "a row without a time that can be read", kept[i].locator, kept[i].data))
+                bad.append(
+                    BadRow(
+                        kept[i].ordinal,
+                        "no_time",
+                        "a row without a time that can be read",
+                        kept[i].locator,
+                        kept[i].data,
+                    )
+                )
         else:
             ok = np.ones(len(kept), np.bool_)
         events: list[tuple[int, tuple[int, ...], Draft | Bad]] = []
@@ -188,10 +182,12 @@ class RowTable:
             kind = self._kinds.get(name)
             if kind is None:
                 declared = isinstance(self.config.channels, dict) and name in self.config.channels
-                self._kinds[name] = "number" if _is_number(value) or declared else "text"
+                self._kinds[name] = "number" if is_number(value) or declared else "text"
                 kind = self._kinds[name]
-            if kind == "number" and not _is_number(value):
-                if isinstance(value, str) and (value.strip().lower() in _SPECIAL or value.strip() in self.config.missing):
+            if kind == "number" and not is_number(value):
+                if isinstance(value, str) and (
+                    value.strip().lower() in SPECIAL or value.strip() in self.config.missing
+                ):
                     continue
                 return f"{name} is {str(value)[:60]!r}, it was a number before"
         return None
@@ -199,7 +195,10 @@ class RowTable:
     def _used(self) -> set[str]:
         if self._plan is None:
             return set()
-        return {*self._plan.clock.columns, *(x.top for x in (self._plan.device, self._plan.names, self._plan.unit) if x)}
+        return {
+            *self._plan.clock.columns,
+            *(x.top for x in (self._plan.device, self._plan.names, self._plan.unit) if x),
+        }
 
     def _times(self, rows: Sequence[Row], flats: Sequence[dict[str, Any]]) -> tuple[Int64, Bool]:
         if self._time_source is not None:
@@ -209,11 +208,11 @@ class RowTable:
             return np.empty(0, np.int64), np.empty(0, np.bool_)
         if self._plan is None:
             config = self.config.model_copy(update={"channels": "all"})
-            self._plan = Plan(_batch(flats, self._kinds, list(self._kinds)), config)
+            self._plan = Plan(columns_of(flats, self._kinds, list(self._kinds)), config)
             self._time_source_found = self._plan.clock.source
             self._absolute = self._plan.clock.absolute
         clock = self._plan.clock
-        batch = _batch(flats, self._kinds, list(clock.columns))
+        batch = columns_of(flats, self._kinds, list(clock.columns))
         reading = clock.read(batch, np.array([row.ordinal for row in rows], np.int64))
         self.flags |= reading.flags
         return reading.t, reading.ok
@@ -221,17 +220,15 @@ class RowTable:
     def _source(self) -> str:
         return self._time_source if self._time_source is not None else self._time_source_found
 
-    def _samples(
-        self, rows: Sequence[Row], flats: Sequence[dict[str, Any]], t: Int64, ok: Bool
-    ) -> Iterator[Draft]:
+    def _samples(self, rows: Sequence[Row], flats: Sequence[dict[str, Any]], t: Int64, ok: Bool) -> Iterator[Draft]:
         used = self._used()
-        columns: dict[str, _Column] = {}
+        columns: dict[str, Column] = {}
         for i, flat in enumerate(flats):
             if not ok[i]:
                 continue
             for name, value in flat.items():
                 if self._kinds.get(name) == "number" and name not in used and self._wanted(name):
-                    column = columns.setdefault(name, _Column())
+                    column = columns.setdefault(name, Column())
                     column.rows.append(i)
                     column.values.append(value)
         fresh: dict[tuple[int, ...], list[str]] = {}
@@ -245,18 +242,17 @@ class RowTable:
             if not present:
                 continue
             chosen = np.unique(np.concatenate([np.array(c.rows, np.int64) for c in present]))
-            values = [_values(columns.get(name, _Column()), chosen, self.config.missing_numbers) for name in names]
-            numbers = np.array([rows[int(i)].number for i in chosen], np.int64)
+            values = [values_of(columns.get(name, Column()), chosen, self.config.missing_numbers) for name in names]
+            labels = np.array([rows[int(i)].number for i in chosen], np.int64)
+            order = np.array([rows[int(i)].ordinal for i in chosen], np.int64)
             for key, unit, part in self._keys(flats, chosen):
                 series = self._series.get((index, *key))
                 if series is None:
                     series = self._series[(index, *key)] = self._new_series(names, key, unit, columns)
                 series.flags = self.flags
-                picked = values if part is None else [_pick(v, part) for v in values]
+                picked = values if part is None else [pick(v, part) for v in values]
                 where = slice(None) if part is None else part
-                for draft in series.add(numbers[where], t[chosen][where], picked):
-                    last = rows[int(chosen[-1])].ordinal if draft.last_row == int(numbers[-1]) else draft.last_row
-                    yield Draft(draft.modality, draft.columns, last, draft.order)
+                yield from series.add(order[where], t[chosen][where], picked, labels=labels[where])
 
     def _wanted(self, name: str) -> bool:
         wanted = self.config.channels
@@ -283,7 +279,7 @@ class RowTable:
             yield key, str(first[unit.name]) if unit is not None and first.get(unit.name) else None, np.array(places)
 
     def _new_series(
-        self, names: Sequence[str], key: tuple[str | None, str | None], unit: str | None, columns: Mapping[str, _Column]
+        self, names: Sequence[str], key: tuple[str | None, str | None], unit: str | None, columns: Mapping[str, Column]
     ) -> Series:
         device, long_name = key
         channels = []
@@ -300,9 +296,11 @@ class RowTable:
             if long_name is not None:
                 shown = long_name if len(names) == 1 else f"{long_name}.{plain}"
             sample = columns[name].values[0] if name in columns else None
-            transforms = () if isinstance(sample, float) else (f"{'bool' if isinstance(sample, bool) else 'int'}->float64",)
+            transforms = (
+                () if isinstance(sample, float) else (f"{'bool' if isinstance(sample, bool) else 'int'}->float64",)
+            )
             channels.append(Channel(shown, known, {**extra, **({"column": name} if plain != name else {})}, transforms))
-        position = _position(names) if long_name is None else None
+        position = position_of(names) if long_name is None else None
         return Series(
             channels,
             self.config.window,
@@ -329,9 +327,14 @@ class RowTable:
                 value = flat.get(self.config.text_column)
                 line = value if isinstance(value, str) else None
             elif not numbers:
-                line = canonical_json(_jsonable(row.value)).decode()
+                more = {"t": int(t[i])} if self._changes_only else {}
+                line = canonical_json({**more, **jsonable(row.value)}).decode()
             else:
-                texts = {n: _jsonable(v) for n, v in flat.items() if v is not None and self._kinds.get(n) == "text" and n not in used}
+                texts = {
+                    n: jsonable(v)
+                    for n, v in flat.items()
+                    if v is not None and self._kinds.get(n) == "text" and n not in used
+                }
                 if not texts:
                     continue
                 if self._changes_only:
@@ -340,13 +343,18 @@ class RowTable:
                         continue
                     self._said = said
                     texts["t"] = int(t[i])
-                line = canonical_json({**{n: _jsonable(flat[n]) for n in used if n in flat}, **texts}).decode()
+                line = canonical_json({**{n: jsonable(flat[n]) for n in used if n in flat}, **texts}).decode()
             if line is None:
                 continue
             if self._text is None:
                 size = 1 if self.config.text_column else self.config.text_rows
                 self._text = TextRows(
-                    size, time_source=self._source(), absolute=self._absolute, place=self._place, row_key=self._row_key, order=1 << 40
+                    size,
+                    time_source=self._source(),
+                    absolute=self._absolute,
+                    place=self._place,
+                    row_key=self._row_key,
+                    order=1 << 40,
                 )
             self._text.flags = self.flags
             draft = self._text.add(row.number, line, int(t[i]) if self._absolute else None)
@@ -354,65 +362,3 @@ class RowTable:
                 if self.config.text_column is not None:
                     draft.columns["text"] = line
                 yield Draft(draft.modality, draft.columns, row.ordinal, draft.order)
-
-
-def _position(names: Sequence[str]) -> tuple[int, int] | None:
-    plain = [name.lower().rsplit(".", 1)[-1] for name in names]
-    lat = next((plain.index(n) for n in LATITUDES if n in plain), None)
-    lon = next((plain.index(n) for n in LONGITUDES if n in plain), None)
-    return None if lat is None or lon is None else (lat, lon)
-
-
-def _values(column: _Column, chosen: Int64, missing: Sequence[float]) -> Values:
-    value = np.full(len(chosen), np.nan)
-    lossy = np.zeros(len(chosen), np.bool_)
-    places = np.searchsorted(chosen, np.array(column.rows, np.int64))
-    for at, found in zip(places.tolist(), column.values):
-        number = _SPECIAL.get(found.strip().lower(), math.nan) if isinstance(found, str) else found
-        if number is None:
-            continue
-        try:
-            value[at] = float(number)
-        except OverflowError:
-            value[at] = math.inf if number > 0 else -math.inf
-        if isinstance(number, int) and abs(number) > _EXACT:
-            lossy[at] = not math.isfinite(value[at]) or int(value[at]) != number
-    valid = np.isfinite(value)
-    for mark in missing:
-        valid &= value != mark
-    return Values(value, valid, lossy if lossy.any() else None)
-
-
-def _pick(values: Values, places: Int64) -> Values:
-    return Values(values.value[places], values.valid[places], None if values.lossy is None else values.lossy[places])
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {str(k): _jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _jsonable(value.tolist())
-    if isinstance(value, np.generic):
-        return _jsonable(value.item())
-    return value
-
-
-def _batch(flats: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], names: Sequence[str]) -> pa.RecordBatch:
-    """Columns of these fields as Arrow sees them: int64 where all are integers, else float64, or strings."""
-    arrays: list[pa.Array] = []
-    for name in names:
-        values = [flat.get(name) for flat in flats]
-        if kinds.get(name) == "number":
-            whole = all(v is None or (isinstance(v, int) and not isinstance(v, bool) and abs(v) < 1 << 63) for v in values)
-            if whole:
-                arrays.append(pa.array(values, pa.int64()))
-            else:
-                numbers = [None if v is None or isinstance(v, str) else float(v) if abs(v) < 1e300 else math.inf for v in values]
-                arrays.append(pa.array(numbers, pa.float64()))
-        else:
-            arrays.append(pa.array([v if isinstance(v, str) else None for v in values], pa.string()))
-    return pa.RecordBatch.from_arrays(arrays, names=list(names))

@@ -64,6 +64,7 @@ class Draft:
 @dataclass
 class _Run:
     rows: Int64
+    labels: Int64
     t: Int64
     values: list[Values]
     marks: dict[str, Bool]
@@ -108,12 +109,21 @@ class Series:
         self.pending = 0
 
     def add(
-        self, rows: Int64, t: Int64, values: list[Values], marks: Mapping[str, Bool] | None = None
+        self,
+        rows: Int64,
+        t: Int64,
+        values: list[Values],
+        marks: Mapping[str, Bool] | None = None,
+        labels: Int64 | None = None,
     ) -> Iterator[Draft]:
-        """Take rows; gives the records that became full. `marks`: findings that are counted by row."""
+        """Take rows; gives the records that became full.
+
+        rows: their order in the object. marks: findings that are counted by row. labels: what locators call the rows,
+        if not by their order (`row_key` says what it is).
+        """
         if len(t) == 0:
             return
-        self._runs.append(_Run(rows, t, values, dict(marks or {})))
+        self._runs.append(_Run(rows, rows if labels is None else labels, t, values, dict(marks or {})))
         self.pending += len(t)
         if self.pending < self.window:
             return
@@ -151,6 +161,7 @@ class Series:
         marks = {n: _joined_masks([(run.marks.get(n), len(run.t)) for run in self._runs]) for n in sorted(names)}
         return _Run(
             np.concatenate([run.rows for run in self._runs]),
+            np.concatenate([run.labels for run in self._runs]),
             np.concatenate([run.t for run in self._runs]),
             values,
             {name: mask for name, mask in marks.items() if mask is not None},
@@ -188,7 +199,7 @@ class Series:
                 {
                     **times,
                     "locator": canonical_json(
-                        {**self.place, "channel": channel.name, self.row_key: int(run.rows[0])}
+                        {**self.place, "channel": channel.name, self.row_key: int(run.labels[0])}
                     ).decode(),
                     "value": part.value,
                     "valid": part.valid,
@@ -249,7 +260,13 @@ def _part(run: _Run, start: int, end: int) -> _Run:
         )
         for v in run.values
     ]
-    return _Run(run.rows[start:end], run.t[start:end], values, {n: m[start:end] for n, m in run.marks.items()})
+    return _Run(
+        run.rows[start:end],
+        run.labels[start:end],
+        run.t[start:end],
+        values,
+        {n: m[start:end] for n, m in run.marks.items()},
+    )
 
 
 def _joined_masks(masks: Sequence[tuple[Bool | None, int]]) -> Bool | None:

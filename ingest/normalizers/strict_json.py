@@ -239,13 +239,13 @@ def without(data: bytes, value: dict[str, Any], paths: list[tuple[str, ...]]) ->
 
 def _cut_all(data: bytes, value: dict[str, Any], names: set[str]) -> bytes | None:
     """`data` without the named string members, or None where that cannot be had by cutting."""
-    rest: bytes | None = data
+    rest = data
     for name in sorted(names):
         held = value[name]
-        rest = StringMember(name).cut(rest, held) if isinstance(held, str) else None
-        if rest is None:
+        shorter = StringMember(name).cut(rest, held) if isinstance(held, str) else None
+        if shorter is None:
             return None
-    assert rest is not None
+        rest = shorter
     try:
         kept = orjson.loads(rest)
     except orjson.JSONDecodeError:

@@ -7,7 +7,7 @@ import io
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.connectors.byte_source import ByteSource
+from headrace.connectors.containers import Bounds, tar_parts
 from headrace.connectors.contract import Blob, Broken, Item
+from headrace.connectors.expand import Budget
 from headrace.connectors.files import Files
-from headrace.connectors.tar_reader import TarDamage, TarMember, tar_members
+from headrace.connectors.tar_reader import TarMember, tar_members
 
 
 def connector_on(path: Path, **settings: Any) -> Files:
@@ -138,7 +140,7 @@ def test_stored_members_are_windows_into_the_archive(tmp_path: Path) -> None:
 
 def test_names_are_never_ways_out(tmp_path: Path) -> None:
     names = ["../../evil.txt", "/etc/evil.txt", "a/./b//c.txt", "..\\win.txt", "new\nline.txt"]
-    (tmp_path / "a.tar").write_bytes(make_tar({name: b"x" for name in names}))
+    (tmp_path / "a.tar").write_bytes(make_tar(dict.fromkeys(names, b"x")))
     objects = [read.headers["object"] for read in reads_of(tmp_path)]
     assert objects == [
         "a.tar/__/__/evil.txt", "a.tar/etc/evil.txt", "a.tar/a/b/c.txt", "a.tar/__/win.txt", "a.tar/new_line.txt",
@@ -174,7 +176,9 @@ def test_long_names_and_large_sizes_are_read(tmp_path: Path) -> None:
 
 def test_an_archive_in_an_archive_is_told_and_its_neighbours_arrive(tmp_path: Path) -> None:
     for outer in (make_tar, make_zip):
-        (tmp_path / "a").write_bytes(outer({"in.zip": make_zip({"x": b"1"}), "in.tar.gz": make_tar({"x": b"1"}, "w:gz"), "t": b"x"}))
+        (tmp_path / "a").write_bytes(
+            outer({"in.zip": make_zip({"x": b"1"}), "in.tar.gz": make_tar({"x": b"1"}, "w:gz"), "t": b"x"})
+        )
         assert [name for name, _ in told(reads_of(tmp_path))] == ["unsupported", "unsupported", "a/t"]
 
 
@@ -203,15 +207,26 @@ def test_a_cut_tar_gives_its_beginning_and_says_so(tmp_path: Path, cut: int) -> 
         assert reasons == ["truncated"]
 
 
+def told_parts(source: ByteSource) -> Iterator[str]:
+    """Names of whole members, or the reason of the damage."""
+    for part in tar_parts(source, "a", None, 0, Bounds(Budget(), 1 << 20, 1 << 30)):
+        if isinstance(part, Broken):
+            yield part.reason
+        else:
+            for _ in part.source.chunks():
+                pass
+            yield part.source.damage.reason if part.source.damage else part.name
+
+
 @settings(max_examples=60, deadline=None)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_tar_cut_anywhere_before_its_end_mark_says_so(share: float) -> None:
     data = make_tar(SIX)
     content = sum(512 + -(-len(text) // 512) * 512 for text in SIX.values())
     cut = int(content * share)
-    entries = list(tar_members(ByteSource(iter([data[:cut]]))))
-    assert isinstance(entries[-1], TarDamage) and entries[-1].reason == "truncated"
-    assert [e.name for e in entries if isinstance(e, TarMember)] == list(SIX)[: len(entries) - 1]
+    parts = list(told_parts(ByteSource(iter([data[:cut]]))))
+    assert parts[-1] == "truncated"
+    assert parts[:-1] == list(SIX)[: len(parts) - 1]
 
 
 def test_a_damaged_tar_header_costs_its_member_only(tmp_path: Path) -> None:
@@ -262,7 +277,12 @@ def test_a_member_that_fails_its_crc_is_not_given(tmp_path: Path) -> None:
     data[data.index(b"text 3") + 5] ^= 1
     (tmp_path / "a.zip").write_bytes(data)
     got = told(reads_of(tmp_path))
-    assert [name for name, _ in got] == [*(f"a.zip/{n}.txt" for n in range(3)), "checksum", "a.zip/4.txt", "a.zip/5.txt"]
+    assert [name for name, _ in got] == [
+        *(f"a.zip/{n}.txt" for n in range(3)),
+        "checksum",
+        "a.zip/4.txt",
+        "a.zip/5.txt",
+    ]
 
 
 def test_an_encrypted_member_is_named_so(tmp_path: Path) -> None:
@@ -311,7 +331,12 @@ def test_no_damage_makes_reading_fail_and_positions_stay_unique(
 
 # -- WebDataset ------------------------------------------------------------------------------------------------------------
 
-WEB = {"d/000.jpg": b"\xff\xd8\xff0", "d/000.json": b"{}", "d/001.jpg": b"\xff\xd8\xff1", "d/001.seg.png": b"\x89PNG\r\n\x1a\n"}
+WEB = {
+    "d/000.jpg": b"\xff\xd8\xff0",
+    "d/000.json": b"{}",
+    "d/001.jpg": b"\xff\xd8\xff1",
+    "d/001.seg.png": b"\x89PNG\r\n\x1a\n",
+}
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -335,7 +360,12 @@ def test_a_tar_of_single_files_is_no_webdataset(tmp_path: Path) -> None:
 
 
 def test_a_broken_part_of_a_key_is_told_behind_its_item(tmp_path: Path) -> None:
-    members = {**WEB, "d/000.json": b"", "d/002.jpg": b"\xff\xd8\xff2", "d/002.txt.gz": gzip.compress(b"caption" * 99)[:30]}
+    members = {
+        **WEB,
+        "d/000.json": b"",
+        "d/002.jpg": b"\xff\xd8\xff2",
+        "d/002.txt.gz": gzip.compress(b"caption" * 99)[:30],
+    }
     (tmp_path / "a.tar").write_bytes(make_tar(members))
     connector = connector_on(tmp_path)
     (split,) = connector.splits()

@@ -89,7 +89,7 @@ def test_a_missing_root_is_a_configuration_error(tmp_path: Path) -> None:
 
 def test_the_description_names_no_host_path(tmp_path: Path) -> None:
     assert files(tmp_path).describe() == f"files {tmp_path.name}"
-    remote = Files(Files.Config(root="https://user:secret@host/data?key=secret", urls="a.txt"))
+    remote = Files(Files.Config(root="https://user:secret@host/data", urls="a.txt?signature=secret"))
     assert remote.describe() == "files https://host/data/"
 
 

@@ -35,8 +35,17 @@ def items(root: Path, rule: str, **settings: Any) -> dict[str, Any]:
 
 
 def test_stem_groups_a_clip_with_its_captions_and_leaves_the_rest(tmp_path: Path) -> None:
-    names = ["a/clip.mp4", "a/clip.srt", "a/clip.en.vtt", "a/other.jpg", "b/clip.txt", "2024.01.01.jpg", "2024.01.02.jpg", ".x"]
-    write(tmp_path, {name: b"data" for name in names})
+    names = [
+        "a/clip.mp4",
+        "a/clip.srt",
+        "a/clip.en.vtt",
+        "a/other.jpg",
+        "b/clip.txt",
+        "2024.01.01.jpg",
+        "2024.01.02.jpg",
+        ".x",
+    ]
+    write(tmp_path, dict.fromkeys(names, b"data"))
     assert items(tmp_path, "stem") == {
         ".x": ".x", "2024.01.01.jpg": "2024.01.01.jpg", "2024.01.02.jpg": "2024.01.02.jpg",
         "a/clip.*": ["a/clip.en.vtt", "a/clip.mp4", "a/clip.srt"], "a/other.jpg": "a/other.jpg", "b/clip.txt": "b/clip.txt",
@@ -44,7 +53,14 @@ def test_stem_groups_a_clip_with_its_captions_and_leaves_the_rest(tmp_path: Path
 
 
 def test_safe_groups_everything_below_its_folder(tmp_path: Path) -> None:
-    write(tmp_path, {"p/S2A.SAFE/MTD.xml": b"<?xml version='1.0'?><a/>", "p/S2A.SAFE/IMG/B02.jp2": b"\0\0\0\x0cjP  \r\n\x87\n", "p/x.txt": b"x"})
+    write(
+        tmp_path,
+        {
+            "p/S2A.SAFE/MTD.xml": b"<?xml version='1.0'?><a/>",
+            "p/S2A.SAFE/IMG/B02.jp2": b"\0\0\0\x0cjP  \r\n\x87\n",
+            "p/x.txt": b"x",
+        },
+    )
     assert items(tmp_path, "safe") == {
         "p/S2A.SAFE": ["p/S2A.SAFE/IMG/B02.jp2", "p/S2A.SAFE/MTD.xml"], "p/x.txt": "p/x.txt",
     }  # fmt: skip
@@ -56,7 +72,14 @@ def stac(*hrefs: str) -> bytes:
 
 
 def test_stac_groups_an_item_with_its_local_assets_only(tmp_path: Path) -> None:
-    outside = ["../../secret.tif", "/etc/passwd", "https://host/x.tif", "s3://b/x.tif", "file:///etc/passwd", "c:/x.tif"]
+    outside = [
+        "../../secret.tif",
+        "/etc/passwd",
+        "https://host/x.tif",
+        "s3://b/x.tif",
+        "file:///etc/passwd",
+        "c:/x.tif",
+    ]
     write(
         tmp_path,
         {
@@ -71,7 +94,12 @@ def test_stac_groups_an_item_with_its_local_assets_only(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@given(st.recursive(st.none() | st.booleans() | st.text(max_size=8) | st.integers(), lambda s: st.lists(s) | st.dictionaries(st.text(max_size=8), s)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text(max_size=8) | st.integers(),
+        lambda s: st.lists(s) | st.dictionaries(st.text(max_size=8), s),
+    )
+)
 def test_no_document_makes_the_stac_rule_fail_or_leave_the_root(value: Any) -> None:
     document = {"type": "Feature", "stac_version": "1", "assets": {"a": {"href": value}, "b": value}}
     for path in stac_assets("d/item.json", json.dumps(document).encode()):

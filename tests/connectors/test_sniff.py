@@ -234,7 +234,9 @@ def test_no_bytes_make_it_fail(head: bytes, name: str) -> None:
 @pytest.mark.data
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_damaged_real_heads_do_not_make_it_fail(corpus: Path, manifest: list[dict[str, str]], data: st.DataObject) -> None:
+def test_damaged_real_heads_do_not_make_it_fail(
+    corpus: Path, manifest: list[dict[str, str]], data: st.DataObject
+) -> None:
     row = data.draw(st.sampled_from(manifest))
     with open(corpus / row["path"], "rb") as stream:
         head = bytearray(stream.read(HEAD_BYTES))

@@ -27,7 +27,11 @@ def reads_of(root: Path, glob: str = "**/*", after: Any = None) -> list[Any]:
 
 
 def record(
-    body: bytes, kind: str = "response", uri: str = "http://example.com/", date: str = "2024-05-06T07:08:09Z", **fields: str
+    body: bytes,
+    kind: str = "response",
+    uri: str = "http://example.com/",
+    date: str = "2024-05-06T07:08:09Z",
+    **fields: str,
 ) -> bytes:
     head = {"WARC-Type": kind, "WARC-Target-URI": uri, "WARC-Date": date, "Content-Length": str(len(body))}
     head |= {"Content-Type": "application/http; msgtype=response"} if kind == "response" else {}
@@ -51,7 +55,15 @@ def archive(tmp_path: Path, records: list[bytes], gzipped: bool = False) -> Path
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    "name", ["example.warc", "example.warc.gz", "example-resource.warc.gz", "post-test.warc.gz", "example.arc", "example.arc.gz"]
+    "name",
+    [
+        "example.warc",
+        "example.warc.gz",
+        "example-resource.warc.gz",
+        "post-test.warc.gz",
+        "example.arc",
+        "example.arc.gz",
+    ],
 )
 def test_payloads_are_those_that_warcio_reads(corpus: Path, name: str) -> None:
     expected = []
@@ -93,11 +105,19 @@ def test_evidence_of_rights_time_and_place_goes_with_the_payload(tmp_path: Path)
     assert json.loads(read.headers["rights"]) == {
         "status": 200, "content-type": "text/html; charset=utf-8", "tdm-reservation": "1", "x-robots-tag": "noai",
     }  # fmt: skip
-    assert (read.headers["format"], read.headers["media_type"], read.headers["object"]) == ("html", "text/html", "a.warc/0")
+    assert (read.headers["format"], read.headers["media_type"], read.headers["object"]) == (
+        "html",
+        "text/html",
+        "a.warc/0",
+    )
 
 
 def test_the_servers_word_decides_where_the_bytes_leave_it_open(tmp_path: Path) -> None:
-    bodies = [(b"plain words", "text/html", "html"), (b"\x89PNG\r\n\x1a\n", "text/html", "png"), (b"a,b\n1,2\n", "text/csv", "csv")]
+    bodies = [
+        (b"plain words", "text/html", "html"),
+        (b"\x89PNG\r\n\x1a\n", "text/html", "png"),
+        (b"a,b\n1,2\n", "text/csv", "csv"),
+    ]
     archive(tmp_path, [record(http(body, Content_Type=kind)) for body, kind, _ in bodies])
     assert [read.headers["format"] for read in reads_of(tmp_path)] == [name for _, _, name in bodies]
 
@@ -220,8 +240,10 @@ def test_no_damage_makes_reading_fail(
     assert reads and len(set(positions)) == len(positions)
     for k, read in enumerate(reads):
         rest = reads_of(root, after=read.position)
-        assert [repr(r) for r in rest] == [repr(r) for r in reads[k + 1 :]] or not isinstance(read, Item) or isinstance(
-            read.data, bytes
+        assert (
+            [repr(r) for r in rest] == [repr(r) for r in reads[k + 1 :]]
+            or not isinstance(read, Item)
+            or isinstance(read.data, bytes)
         )
         assert [r.position for r in rest] == [r.position for r in reads[k + 1 :]]
 

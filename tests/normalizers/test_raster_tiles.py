@@ -452,7 +452,7 @@ def _simple_packing(data: bytes) -> Any:
         if number == 3:
             columns, rows = struct.unpack_from(">II", section, 30)
             (template,) = struct.unpack_from(">H", section, 12)
-            shape, scan = (rows, columns), section[{0: 71, 10: 59, 30: 64, 140: 63}[template]]
+            shape, scan = (rows, columns), section[{0: 71, 10: 59, 12: 59, 140: 63}[template]]
         elif number == 5:
             assert struct.unpack_from(">H", section, 9) == (0,)
             reference, binary, decimal, bits = struct.unpack_from(">fHHB", section, 11)
@@ -475,7 +475,7 @@ def test_real_grib_fields_equal_a_decoder_written_here(corpus: Path, name: str) 
     path = corpus / "raster" / "gdal_grib" / name
     (row,) = normalized(PathBlob(name, path))
     values = _simple_packing(path.read_bytes())
-    if row["bands"][0]["unit"] == "C":
+    if name == "template_4_65535.grb2":  # an element that GDAL does not know
         assert row["transforms"] == [f"{row['bands'][0]['name']}: kelvin to degree Celsius"]
         values = values - 273.15
     np.testing.assert_allclose(row["pixels"][0], values, rtol=1e-6)

@@ -9,7 +9,6 @@ Each writer is a forked process that commits items until there are ITEMS. Prints
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -23,7 +22,7 @@ from headrace.schemas.errors import Fenced
 from headrace.shards import store_local
 from headrace.shards.log import CommitLog
 from headrace.shards.store_local import LocalStore
-from headrace.shards.testing import LaneDouble, settings_of
+from headrace.shards.testing import LaneDouble, MemoryStore, settings_of
 from headrace.shards.verify import verify
 
 ITEMS = 12
@@ -145,6 +144,10 @@ def zombie(root: str) -> Any:
 
 
 if __name__ == "__main__":
+    memory = MemoryStore()
+    warm = CommitLog(memory)
+    warm.claim({}, SETTINGS)
+    LaneDouble(memory, warm, "tide").cut(1)  # imports happen here, once, and not in every forked process
     root, mode = sys.argv[1], sys.argv[2]
     done = (
         steps(root) if mode == "steps" else zombie(root) if mode == "zombie" else random_kills(root, int(sys.argv[3]))

@@ -50,9 +50,8 @@ class Writer:
                 left = ITEMS - (place.position if place else 0)
                 if left:
                     rows = self.world.random.randint(0, min(left, 5))
-                    self.entry = self.lane.cut(
-                        rows, self.world.random.randint(0 if rows else 1, min(left - rows, 2) or 1)
-                    )
+                    bad = self.world.random.randint(0, min(left - rows, 2)) if rows else 1
+                    self.entry = self.lane.cut(rows, bad)
             else:
                 self.log.append(self.entry)
                 self.entry = None

@@ -59,7 +59,8 @@ def test_a_stream_that_lost_a_record_is_refused_with_its_sum() -> None:
     good.check("tide")
     with pytest.raises(
         Unbalanced,
-        match=r"stream tide: 11 records, but 5 samples \+ 2 quarantined \+ 2 rejected \(robots 1, short 1\) \+ 1 duplicates = 10",
+        match=r"stream tide: 11 records, but 5 samples \+ 2 quarantined"
+        r" \+ 2 rejected \(robots 1, short 1\) \+ 1 duplicates = 10",
     ):
         StreamCounts(11, 5, 2, {"short": 1, "robots": 1}, 1).check("tide")
     with pytest.raises(Unbalanced):

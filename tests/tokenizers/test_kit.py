@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -50,9 +49,13 @@ class TestSentencePieceUnigram(TextKit):
 
 
 class TestHuggingFace(TextKit):
-    @pytest.fixture(scope="class", autouse=True)
+    folder: ClassVar[Path]
+
+    @pytest.fixture(autouse=True)
     def _file(self, tmp_path_factory: pytest.TempPathFactory) -> None:
         library = pytest.importorskip("tokenizers")
+        if "folder" in type(self).__dict__:
+            return
         made = library.Tokenizer(library.models.BPE())
         made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = library.decoders.ByteLevel()
@@ -61,11 +64,8 @@ class TestHuggingFace(TextKit):
             vocab_size=400, initial_alphabet=alphabet, special_tokens=["<|endoftext|>", "<s>"], show_progress=False
         )
         made.train_from_iterator(STRINGS[:2], trainer)
-        folder = tmp_path_factory.mktemp("hf")
-        (folder / "tokenizer.json").write_text(json.dumps(json.loads(made.to_str())))
-        type(self).folder = folder
-
-    folder: Path
+        type(self).folder = tmp_path_factory.mktemp("hf")
+        made.save(str(self.folder / "tokenizer.json"))
 
     def base(self) -> Path | None:
         return self.folder
@@ -73,23 +73,21 @@ class TestHuggingFace(TextKit):
     def settings(self) -> Mapping[str, Any]:
         return {"type": "huggingface", "model": "tokenizer.json"}
 
-    @pytest.fixture(scope="class")
-    def choice(self, _file: None) -> Any:
-        from headrace.tokenizers.registry import choose
-
-        return choose(self.settings(), self.base())
-
 
 @pytest.mark.data
 class TestTiktoken(TextKit):
-    folder: Path
+    folder: ClassVar[Path]
 
-    @pytest.fixture(scope="class")
-    def choice(self, corpus: Path) -> Any:
-        from headrace.tokenizers.registry import choose
-
+    @pytest.fixture(autouse=True)
+    def _file(self, corpus: Path) -> None:
         pytest.importorskip("tiktoken")
-        return choose({"type": "tiktoken", "model": "gpt2.tiktoken", "pattern": "gpt2"}, corpus / "text" / "tokenizers")
+        type(self).folder = corpus / "text" / "tokenizers"
+
+    def base(self) -> Path | None:
+        return self.folder
+
+    def settings(self) -> Mapping[str, Any]:
+        return {"type": "tiktoken", "model": "gpt2.tiktoken", "pattern": "gpt2"}
 
 
 class TestImagePcaFsq(TokenizerKit):
@@ -221,7 +219,8 @@ class TestZScoreMuLaw(TokenizerKit):
 
     def check_decoded(self, given: pa.RecordBatch, decoded: pa.RecordBatch) -> None:
         assert decoded.column("t").to_pylist() == given.column("t").to_pylist()
-        for value, valid, back in zip(*(list_views(given, n) for n in ("value", "valid")), list_views(decoded, "valid")):
+        backs = list_views(decoded, "valid")
+        for value, valid, back in zip(list_views(given, "value"), list_views(given, "valid"), backs, strict=True):
             assert np.array_equal(back, valid & np.isfinite(value))
 
 

@@ -41,11 +41,14 @@ from {name} import {cls}
 
 
 class Test{cls}(ConnectorKit):
-    @pytest.fixture
-    def connector(self, tmp_path):
+    @pytest.fixture(autouse=True)
+    def _source(self, tmp_path):
+        self.root = tmp_path
         for n in range(3):
             (tmp_path / f"day{{n}}.log").write_text("".join(f"line {{n}} {{i}}\\n" for i in range(20)))
-        return {cls}({cls}.Config(root=str(tmp_path)))
+
+    def make(self):
+        return {cls}({cls}.Config(root=str(self.root)))
 '''
 
 _CONNECTOR_PIPELINE = """streams:

@@ -139,6 +139,7 @@ def print_dataset(found: dict[str, Any]) -> None:
             size(s["bytes"]), told_error(s), s["tokenizer"] or "raw", s["license"],
         ]
         for s in found["streams"]
+        if s["records"]
     ]  # fmt: skip
     table(
         [
