@@ -296,7 +296,10 @@ def _remote_pin(info: Mapping[str, Any]) -> str:
     for key in ("LastModified", "last_modified", "mtime", "modified", "updated", "created"):
         if info.get(key):
             value = info[key]
-            return f"size:{info.get('size')},changed:{value.isoformat() if hasattr(value, 'isoformat') else value}"
+            # One file system may give a date in a listing and a number for a single file.
+            seconds = value.timestamp() if hasattr(value, "timestamp") else value
+            when = f"{round(seconds * 1_000_000)}us" if isinstance(seconds, (int, float)) else str(seconds)
+            return f"size:{info.get('size')},changed:{when}"
     return f"size:{info.get('size')}"
 
 

@@ -72,6 +72,12 @@ class HttpStore(Store):
         with ThreadPoolExecutor(8, "headrace-http") as pool:
             yield from pool.map(self._listed, ids)
 
+    def planned(self, id: str, pin: str | None) -> Entry:
+        now = self._listed(id)
+        if pin is not None and now.pin != pin:
+            raise changed(id, pin, f"{now.pin} ({now.refused[1]})" if now.refused else now.pin)
+        return now
+
     def _listed(self, id: str) -> Entry:
         try:
             return self.entry(id)
@@ -84,13 +90,13 @@ class HttpStore(Store):
 
     def entry(self, id: str) -> Entry:
         with self.request(id, "HEAD") as answer:
-            headers = answer.headers
-        size = int(headers.get("Content-Length") or -1)
-        if size < 0:
+            headers, size = answer.headers, _total(answer.headers)
+        if size is None:
             # Some servers give no length for HEAD; a range of one byte tells it.
             with self.request(id, "GET", {"Range": "bytes=0-0"}) as answer:
-                total = (answer.headers.get("Content-Range") or "").rpartition("/")[2]
-                size = int(total) if total.isdigit() else int(answer.headers.get("Content-Length") or 0)
+                size = _total(answer.headers)
+            if size is None:
+                raise SourceError(f"{id}: the server does not say how long it is")
         self._seen[id] = {name.lower(): value for name, value in headers.items()}
         return Entry(id, size, _pin(headers, size))
 
@@ -140,6 +146,12 @@ def _relative(url: str, *roots: str) -> tuple[str, str]:
     if parts.scheme or parts.netloc or any(part in ("", ".", "..") for part in parts.path.split("/")):
         raise ConfigError(f"every URL must lie below the root {roots[-1]}", field="urls", value=without_secrets(url))
     return parts.path, parts.query
+
+
+def _total(headers: Message) -> int | None:
+    """The size of the whole file, from the answer to a whole or a part of it."""
+    said = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length", "")
+    return int(said) if said.isdigit() else None
 
 
 def _pin(headers: Message, size: int) -> str:

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from headrace.connectors.contract import Blob, Item, Split
 from headrace.ingest.place import position_key
+from headrace.ingest.place_id import place_id
 from headrace.ingest.resolve import Output, ResolvedStream
 from headrace.schemas.canonical import canonical_json
-from headrace.schemas.pipeline import Folds
+from headrace.schemas.pipeline import Folds, Grid
 from headrace.schemas.record import DRAFT, PROVENANCE, Modality, content_hashes, record_id, record_schema
 from headrace.schemas.sample import SCHEMA_VERSION, sample_schema
 from headrace.shards.entry import StreamSettings
@@ -35,9 +36,10 @@ def object_id(item: Item, split: Split) -> str:
 class Completer:
     """Turns the drafts of one stream into records. One per lane: it remembers the parents of the current item."""
 
-    def __init__(self, stream: ResolvedStream, folds: Folds, source: str) -> None:
+    def __init__(self, stream: ResolvedStream, folds: Folds, source: str, grid: Grid | None = None) -> None:
         self._stream = stream
         self._folds = folds
+        self._grid = grid
         self._source = source
         self._parents: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
@@ -68,7 +70,7 @@ class Completer:
             "content_sha256": pa.array(hashes, pa.binary(32)),
             "parent_id": pa.array(parents, pa.binary(16)),
             "fold": pa.array([self._fold(g, i) for g, i in zip(groups, ids)], pa.string()),
-            "place_id": pa.nulls(n, pa.string()),
+            "place_id": self._places(draft),
             "group_id": pa.array(groups, pa.string()),
         }
         if draft.column("license").null_count:
@@ -89,6 +91,12 @@ class Completer:
         return pa.RecordBatch.from_arrays(
             [own[f.name] if f.name in own else draft.column(f.name) for f in schema], schema=schema
         )
+
+    def _places(self, draft: pa.RecordBatch) -> pa.Array:
+        geometries = draft.column("geometry")
+        if self._grid is None or geometries.null_count == len(geometries):
+            return pa.nulls(len(geometries), pa.string())
+        return pa.array([place_id(g, self._grid) if g else None for g in geometries.to_pylist()], pa.string())
 
     def _fold(self, group: str, id_: bytes) -> str:
         share = self._folds.validation

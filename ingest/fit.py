@@ -83,7 +83,7 @@ def collect(
 ) -> dict[str, Any]:
     """Store the fit set of every fitted output that the task's splits hold. Gives back {"sets": {modality: name}}."""
     connector = stream.make_connector()
-    completer = Completer(stream, runtime.pipeline.folds, connector.describe())
+    completer = Completer(stream, runtime.pipeline.folds, connector.describe(), runtime.pipeline.grid)
     sets = {m: FitSet(m, budget_of(o)) for m, o in stream.outputs.items() if o.fit_group}
     walk = Walk(connector, stream.make_normalizer(), task.rows, task.place, task.convictions, slot)
     records = refused = 0

@@ -123,7 +123,7 @@ class _Lane:
         self._convicted = {(c.split, c.after, c.k): c.reason for c in task.convictions if c.stage == "encode"}
         self._walk = Walk(connector, stream.make_normalizer(), task.rows, task.place, task.convictions, slot)
         self._source = connector.describe()
-        self._completer = Completer(stream, runtime.pipeline.folds, self._source)
+        self._completer = Completer(stream, runtime.pipeline.folds, self._source, runtime.pipeline.grid)
         self._committed = task.place
         self._lines: dict[str, _SplitLine] = {}
         self._gaps: list[log.GapInfo] = []

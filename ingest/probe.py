@@ -22,7 +22,7 @@ def probe(task: Task, stream: ResolvedStream, runtime: Runtime, store: Store, sl
     """Go through the suspects of `task`; ordinary errors are not this module's business."""
     connector = stream.make_connector()
     outputs = open_outputs(task, stream, store) if task.tokenizers else {}
-    completer = Completer(stream, runtime.pipeline.folds, connector.describe())
+    completer = Completer(stream, runtime.pipeline.folds, connector.describe(), runtime.pipeline.grid)
     for suspect in task.suspects:
         row = PlanRow(0, 0, Split(suspect["split"], suspect["pin"]))
         place = Place(0, 0, json.loads(suspect["after"]), 0)

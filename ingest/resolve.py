@@ -157,7 +157,7 @@ def resolve_stream(name: str, pipeline: Pipeline, base: Path) -> ResolvedStream:
     connector = _class(connector_class, spec.source.type, base, f"{field_path}.source.type")
     connector_config = _config(connector, spec.source.settings(), f"{field_path}.source")
     normalizer = _class(normalizer_class, spec.record.type, base, f"{field_path}.record.type")
-    normalizer_config = _config(normalizer, spec.record.settings(), f"{field_path}.record")
+    normalizer_config = _config(normalizer, _with_privacy(normalizer, spec, pipeline), f"{field_path}.record")
     license_ = spec.license or pipeline.license
     shape = {
         "schema": SCHEMA_VERSION,
@@ -167,6 +167,7 @@ def resolve_stream(name: str, pipeline: Pipeline, base: Path) -> ResolvedStream:
         "attribution": spec.attribution,
         "shards": {name: float(getattr(spec.shards, name)) for name in ("target_mib", "block_mib", "payload_mib")},
         "seed": pipeline.seed,
+        "grid": pipeline.grid.model_dump(mode="json") if pipeline.grid else None,
     }
     outputs: dict[Modality, Output] = {}
     for modality in (normalizer.modality, *normalizer.derived):
@@ -175,6 +176,15 @@ def resolve_stream(name: str, pipeline: Pipeline, base: Path) -> ResolvedStream:
             name if primary else f"{name}.{modality}", modality, spec, primary, shape, base, field_path
         )
     return ResolvedStream(name, spec, connector, connector_config, normalizer, normalizer_config, outputs, license_)
+
+
+def _with_privacy(normalizer: type[Normalizer], spec: Stream, pipeline: Pipeline) -> dict[str, Any]:
+    """The record settings, with the pipeline's privacy where the normalizer has a say and the stream says nothing."""
+    settings = spec.record.settings()
+    for name, value in (("exif", pipeline.privacy.exif), ("gps", pipeline.privacy.gps)):
+        if name in normalizer.Config.model_fields:
+            settings.setdefault(name, value)
+    return settings
 
 
 def _output(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ from headrace.shards.store import Missing, check_name
 #: Size of a part of a multipart upload; at most 10,000 parts make 160 GB an object.
 PART_BYTES = 16 << 20
 _CONFLICT_TRIES = 8
+_LOCK = threading.Lock()
+_SESSIONS: list[Any] = []
 
 _WORDS = {
     "NoSuchBucket": "the bucket does not exist",
@@ -289,15 +292,18 @@ def _client(options: Mapping[str, Any]) -> Any:
         max_pool_connections=32,
     )
     try:
-        return botocore.session.get_session().create_client(
-            "s3",
-            endpoint_url=options.get("endpoint_url"),
-            region_name=options.get("region"),
-            aws_access_key_id=options.get("key"),
-            aws_secret_access_key=options.get("secret"),
-            aws_session_token=options.get("token"),
-            config=config,
-        )
+        with _LOCK:  # making a client is not thread-safe, and a session reads its service files only once
+            if not _SESSIONS:
+                _SESSIONS.append(botocore.session.get_session())
+            return _SESSIONS[0].create_client(
+                "s3",
+                endpoint_url=options.get("endpoint_url"),
+                region_name=options.get("region"),
+                aws_access_key_id=options.get("key"),
+                aws_secret_access_key=options.get("secret"),
+                aws_session_token=options.get("token"),
+                config=config,
+            )
     except (BotoCoreError, ValueError) as exc:
         raise ConfigError(f"the S3 client cannot be set up: {exc}", field="dataset") from exc
 

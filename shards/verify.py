@@ -84,6 +84,10 @@ class _Verifier:
 
     def run(self) -> Report:
         state = self._check_log()
+        if state.v == 0:
+            if not self.report.problems:
+                self._add("log", "", "there is no log")
+            return self.report
         dataset = Dataset(self._store, state)
         report = self.report
         report.dataset, report.version, report.entries = dataset.name, state.v, state.v

@@ -47,7 +47,8 @@ def measure(x: Array, borders: Array, bits: int) -> LocScale:
     first = x[borders[:-1]]
     constant = (np.minimum.reduceat(x, borders[:-1]) == np.maximum.reduceat(x, borders[:-1])) | (scale == 0)
     digits, place = np.frexp(first)
-    loc = np.where(constant, np.ldexp(digits, 53), np.rint(np.ldexp(mean, -exponent)))
+    rounded = np.rint(np.ldexp(mean, np.where(constant, 0, -exponent)))
+    loc = np.where(constant, np.ldexp(digits, 53), rounded)
     return LocScale(loc, np.where(constant, 0, scale), np.where(constant, place - 53, exponent).astype(np.int32))
 
 

@@ -2,8 +2,8 @@
 
 A trained model keeps every string exactly: no normalization, no added or removed spaces, and bytes for characters it
 does not know (so newlines, control characters and NUL are byte tokens). One character needs help: SentencePiece writes
-a space as U+2581, so a U+2581 in the text is spelled in bytes by us. A model file (`model: ./eu-64k.model`) is used as
-it is and gives exactly the ids of the sentencepiece library.
+a space as U+2581, so a U+2581 in the text is encoded as another unknown character, whose bytes are then put right. A
+model file (`model: ./eu-64k.model`) is used as it is and gives exactly the ids of the sentencepiece library.
 
 Text never becomes a control id: the library does not match control pieces, and user-defined pieces that read like
 control (`<|im_start|>`) are turned into such.
@@ -21,14 +21,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from headrace.schemas.errors import ConfigError, MissingExtra, NotFitted, SchemaMismatch, TokenizerError
+from headrace.schemas.errors import ConfigError, MissingExtra, NotFitted, RecordError, SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, modality_of
 from headrace.tokenizers.arrays import Array
 from headrace.tokenizers.contract import Artefact, Encoded, FitBudget, Tokenizer, TokenizerConfig
 from headrace.tokenizers.control_text import looks_like_control
 from headrace.tokenizers.fit_rows import fit_rows, training_card
 from headrace.tokenizers.model_file import ModelFile, read_model
-from headrace.tokenizers.sentencepiece_model import without_control_text
+from headrace.tokenizers.sentencepiece_model import pieces, without_control_text
 
 KIND = "sentencepiece"
 MODEL = "tokenizer.model"
@@ -71,7 +71,7 @@ class SentencePiece(Tokenizer):
                 raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{self._artefact.kind}`")
             self._exact = bool(self._artefact.params["exact"])
             self._processor = _load(self._artefact.files[MODEL])
-            self._space = [self._processor.piece_to_id(f"<0x{b:02X}>") for b in SPACE.encode()] if self._exact else []
+            self._known = {c for piece, _ in pieces(self._artefact.files[MODEL]) for c in piece}
 
     @property
     def artefact(self) -> Artefact:
@@ -89,13 +89,14 @@ class SentencePiece(Tokenizer):
         if config.model is not None:
             return cls(config).artefact
         rows = fit_rows(records, cls.modalities, KIND)
-        sentences = sorted(s for _, row in rows for s in _sentences(row.column("text")[0].as_py())) or ["a"]
+        sentences = sorted(s for _, row in rows for s in _sentences(row.column("text")[0].as_py()))
         size = sum(len(s.encode()) for s in sentences)
         vocab = config.vocab_size or max(_LEAST, min(_MOST, size // _BYTES_PER_PIECE // 1000 * 1000))
-        coverage = _coverage(sentences, config.character_coverage, (vocab - _FIXED) // 2)
-        data = _train(sentences, vocab, coverage, config)
+        frequent = _without_rare(sentences, config.character_coverage, (vocab - _FIXED) // 2)
+        data = _train([" ", *frequent], vocab, config)
         params = {**config.model_dump(mode="json", exclude={"model"}), "exact": True, "treated_as_text": []}
         tokenizer = cls(config, Artefact(KIND, params, files={MODEL: data}))
+        tokenizer._prove_exact()
         card = {**training_card(rows, 0, seed), "text_bytes": size, "vocab_size": tokenizer.vocab_size}
         return Artefact(KIND, params, files={MODEL: data}, card=card)
 
@@ -104,11 +105,10 @@ class SentencePiece(Tokenizer):
         if modality_of(records) != "text":
             raise SchemaMismatch(f"`{KIND}` takes text records, not {modality_of(records)}")
         texts = records.column("text").to_pylist()
-        rows = self._ids(texts)
-        if self._exact:
-            for i, text in enumerate(texts):
-                if SPACE in text:
-                    rows[i] = self._with_literal_spaces(text)
+        stand_ins = {i: self._stand_in(text) for i, text in enumerate(texts) if self._exact and SPACE in text}
+        rows = self._ids([t.replace(SPACE, stand_ins[i]) if i in stand_ins else t for i, t in enumerate(texts)])
+        for i, character in stand_ins.items():
+            rows[i] = self._put_right(rows[i], character)
         unknown = self._processor.unk_id()
         clips = [float((row == unknown).mean()) if len(row) else 0.0 for row in rows]
         return Encoded.of(rows, [np.nan] * len(rows), clips, np.dtype(self.token_dtype))
@@ -119,10 +119,29 @@ class SentencePiece(Tokenizer):
             return list(self._processor.EncodeAsNumpy(texts, num_threads=1))
         return [np.array(ids, np.int32) for ids in self._processor.EncodeAsIds(texts, num_threads=1)]
 
-    def _with_literal_spaces(self, text: str) -> Array:
-        parts = self._ids(text.split(SPACE))
-        mark = np.array(self._space, np.int32)
-        return np.concatenate([part for p in parts for part in (mark, p)][1:])
+    def _stand_in(self, text: str) -> str:
+        """A private-use character, three bytes long like U+2581, that neither the model nor the text knows."""
+        candidates = (chr(c) for c in range(0xE000, 0xF900))
+        found = next((c for c in candidates if c not in self._known and c not in text), None)
+        if found is None:
+            raise RecordError("encode_failed", "the text holds U+2581 and every private-use character")
+        return found
+
+    def _put_right(self, ids: Array, character: str) -> Array:
+        """Change the byte tokens of `character` to those of U+2581; UTF-8 has them side by side nowhere else."""
+        was, now = ([self._processor.piece_to_id(f"<0x{b:02X}>") for b in c.encode()] for c in (character, SPACE))
+        fixed = ids.copy()
+        at = np.flatnonzero((ids[:-2] == was[0]) & (ids[1:-1] == was[1]) & (ids[2:] == was[2]))
+        for place, byte in enumerate(now):
+            fixed[at + place] = byte
+        return fixed
+
+    def _prove_exact(self) -> None:
+        """Raises: TokenizerError if a freshly trained model loses a space, a byte or a U+2581."""
+        probe = f"  a  {SPACE}b\n\x00\u00e9\U0001f3a1 "
+        ids = self._put_right(self._ids([probe.replace(SPACE, self._stand_in(probe))])[0], self._stand_in(probe))
+        if self._processor.decode(ids.tolist()) != probe:
+            raise TokenizerError("the trained SentencePiece model does not give text back: please report it")
 
     def decode(self, tokens: Sequence[Array]) -> pa.RecordBatch:
         _ = self.artefact
@@ -164,18 +183,27 @@ def _sentences(text: str) -> Iterator[str]:
             yield line
 
 
-def _coverage(sentences: list[str], wanted: float, most: int) -> float:
-    """The wanted coverage, or less where it would take more than `most` characters: words need pieces too."""
+def _without_rare(sentences: list[str], coverage: float, most: int) -> list[str]:
+    """The sentences cut at rare characters, which get no piece: those beyond `coverage`, or beyond `most` kinds."""
     counts = Counter[str]()
     for sentence in sentences:
         counts.update(sentence)
-    ranked = sorted(counts.values(), reverse=True)
-    if len(ranked) <= most:
-        return wanted
-    return min(wanted, sum(ranked[: max(1, most)]) / sum(ranked))
+    del counts[" "]  # a model without a piece for the space could not give it back
+    left = sum(counts.values()) * (1.0 - coverage)
+    ranked = sorted(counts, key=lambda c: (counts[c], c))
+    rare = set(ranked[: max(0, len(ranked) - most)])
+    for character in ranked:
+        left -= counts[character]
+        if left < 0:
+            break
+        rare.add(character)
+    if not rare:
+        return sentences
+    border = re.compile("[" + "".join(re.escape(c) for c in sorted(rare)) + "]+")
+    return [part for sentence in sentences for part in border.split(sentence) if part]
 
 
-def _train(sentences: list[str], vocab_size: int, coverage: float, config: SentencePieceConfig) -> bytes:
+def _train(sentences: list[str], vocab_size: int, config: SentencePieceConfig) -> bytes:
     """The model file. One thread and sorted input: the same text gives the same bytes."""
     out = io.BytesIO()
     try:
@@ -185,7 +213,7 @@ def _train(sentences: list[str], vocab_size: int, coverage: float, config: Sente
             model_type=config.model_type,
             vocab_size=vocab_size,
             hard_vocab_limit=False,
-            character_coverage=coverage,
+            character_coverage=1.0,
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,

@@ -39,7 +39,7 @@ def _satellite(out: Path, seed: int, scale: int) -> None:
 
 
 def _morning(out: Path, seed: int, scale: int) -> None:
-    video.morning(out / "cameras", studio(seed), 20.0 * scale)
+    video.morning(out / "cameras", studio(seed), 16.0 * scale)
 
 
 def _evening(out: Path, seed: int, scale: int) -> None:

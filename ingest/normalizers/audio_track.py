@@ -6,7 +6,8 @@ container's edit list, LAME tag or pre-skip where it has one, else not at all (r
 
 - Where time stamps jump ahead by more than 100 ms from one frame to the next (or by what a packet that did not decode
   held), samples are missing. Nothing is filled in: the record ends there, and the next begins at its own
-  `start_sample`, as a second `piece` if in the same window; flag `gap`.
+  `start_sample`, as a second `piece` if in the same window; flag `gap`. In FLAC and Ogg, whose frames are numbered
+  without a break, a gap is damage and gives a `Bad` as well; elsewhere a recording may have been paused.
 - Where they fall back as far, the clock was set back: samples go on without a gap; flag `clock_backward`.
 - Where they drift apart from the count of samples without a jump, the count is believed; flag `clock_drift` at the end.
 - Rate, layout or format change inside a track: the converter is set up again. At `rate: native` a new run begins.
@@ -34,6 +35,8 @@ from headrace.schemas.record import as_draft
 GAP_TOLERANCE = Fraction(1, 10)
 #: Seconds by which time stamps may drift from the count of samples over a whole track.
 DRIFT_TOLERANCE = Fraction(1, 2)
+#: Formats whose frames follow one another without a break, so that a missing one was lost.
+_CONTINUOUS = frozenset({"flac", "ogg"})
 #: Decoders that look at frame checksums only when asked to. AC-3 then marks the frame, FLAC must be told to refuse it.
 _CHECKED = {"flac": "crccheck+explode", "ac3": "crccheck", "eac3": "crccheck"}
 
@@ -64,7 +67,7 @@ class AudioTrack(Track):
         self._origin: Fraction | None = None  # container time of sample 0 of this run
         self._at = 0  # next sample to come out, counted from the run's first
         self._ahead = 0  # samples that went into the converter since, at the source's rate
-        self._decoded = 0  # samples out of the decoder in all, at its own rate
+        self._decoded = self._missing = 0  # samples out of the decoder, and in gaps, at its own rate
         self._next: int | None = None  # when the next frame should begin, in units of time_base / rate
         self._lost_before = 0  # packets lost when the last frame came
         self._buffer: Samples = np.empty((0, 0), np.int16)
@@ -109,7 +112,7 @@ class AudioTrack(Track):
     def cut(self) -> str | None:
         """As for every track; FLAC also says how many samples there should be."""
         declared = self.stream.duration
-        if self.media.format == "flac" and declared is not None and self._decoded < declared:
+        if self.media.format == "flac" and declared is not None and self._decoded + self._missing < declared:
             return f"its header promises {declared} samples, {self._decoded} came"
         return super().cut()
 
@@ -169,13 +172,18 @@ class AudioTrack(Track):
 
     def _leap(self, jump: int, pts: int) -> Iterator[Normalized]:
         """Begin anew behind a gap, or after the clock was set back."""
-        assert self._source is not None
+        assert self._source is not None and self._origin is not None
         yield from self._drain()
         if jump > 0:
+            missing = jump // self.time_base.denominator
+            if self.media.format in _CONTINUOUS and not self.has_loss(self.window_of(None)):
+                self.note_loss(self.window_of(None), None, ValueError(f"{missing} samples are missing"))
             yield from self._close([])
-            away = Fraction(jump, self.time_base.denominator * self._source.rate)
-            self._gap = max(1, round(away * self._rate))
-            self._at += self._gap
+            self._missing += missing
+            at = self._at + max(1, round(Fraction(missing * self._rate, self._source.rate)))
+            stamped = round((pts * self.time_base - self._origin) * self._rate)  # without the last stamp's rounding
+            at = stamped if stamped > self._at and abs(stamped - at) <= GAP_TOLERANCE * self._rate else at
+            self._gap, self._at = at - self._at, at
         else:
             self._count("clock_backward")
             self._origin = pts * self.time_base - Fraction(self._at, self._rate)

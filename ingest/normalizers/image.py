@@ -1,8 +1,9 @@
 """Image records: every frame of a picture file as RGB, or as it was stored, with what was done to it.
 
-The order is: walk the structure (image_structure.py), open by the sniffed format alone (image_open.py), read the time and
-the orientation (image_exif.py), decode, take what a damaged file still holds (image_damage.py), convert, scale, turn
-(image_pixels.py). A frame is one record; its locator is `{"frame":n}` also where there is only one.
+The order is: walk the structure (image_structure.py), open by the sniffed format alone (image_open.py), decode frame by
+frame (image_frames.py), take what a damaged file still holds (image_damage.py), read the time and the orientation
+(image_exif.py), convert, scale, turn (image_pixels.py). A frame is one record; its locator is `{"frame":n}` also where
+there is only one.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class ImageNormalizer(Normalizer):
         if name in UNSUPPORTED:
             raise RecordError(f"unsupported:{name}", UNSUPPORTED[name])
         if name not in PLUGINS:
-            raise RecordError("unknown_format" if name == "unknown" else f"unsupported:{name}", f"{name} is no image")
+            reason = "unknown_format" if name == "unknown" else f"unsupported:{name}"
+            raise RecordError(reason, "the first bytes are those of no image format that is read")
         if blob.size == 0:
             raise RecordError("empty", "the file has no bytes")
         if blob.size > self.limits.max_bytes // 2:

@@ -9,6 +9,7 @@ A progressive JPEG has all rows once its first scan is whole; what later scans w
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ Array = npt.NDArray[Any]
 
 #: What libjpeg writes where a scan has no data left: coefficients of zero, which are this gray.
 _JPEG_FILL = 128
+_STRIP = 64  # rows compared at a time
 _EDGE = 8  # columns at the right that show whether a row of JPEG blocks was reached to its end
 
 
@@ -30,20 +32,35 @@ def decoded_part(
 ) -> tuple[Any, int, int] | None:
     """(image cropped to them, first row, row behind the last) of what decodes; None if nothing does."""
     black = _decoded_into(data, name, limits, out_bytes, 0)
-    white = _decoded_into(data, name, limits, out_bytes, 255)
-    if black is None or white is None or black.size != white.size:
+    if black is None:
         return None
-    one, two = np.asarray(black), np.asarray(white)
-    first, last = _longest_run((one == two).reshape(one.shape[0], -1).all(axis=1))
+    # where all is black, nothing was written (or nothing but black, which is no loss)
+    rows = _row_digests(black) if black.getbbox(alpha_only=False) else []
+    del black  # one image at a time is what the limits were checked for
+    image = _decoded_into(data, name, limits, out_bytes, 255) if rows else None
+    first = last = 0
+    if image is not None and image.size[1] == len(rows):
+        first, last = _longest_run(np.array([a == b for a, b in zip(rows, _row_digests(image))]))
     if first == last and progressive:
         whole = _decoded_into(data + b"\xff\xd9", name, limits, out_bytes, 0, must_end=True)
         return None if whole is None else (whole, 0, whole.size[1])
+    if image is None:
+        return None
+    width, height = image.size
     if name == "jpeg" and first < last:
-        last = first + _before_fill(one[first:last])
+        last = first + _before_fill(np.asarray(image.crop((max(0, width - _EDGE), first, width, last))))
     if first == last:
         return None
-    width, height = black.size
-    return (black if last - first == height else black.crop((0, first, width, last))), first, last
+    return (image if last - first == height else image.crop((0, first, width, last))), first, last
+
+
+def _row_digests(image: Any) -> list[bytes]:
+    width, height = image.size
+    digests = []
+    for top in range(0, height, _STRIP):
+        strip = np.asarray(image.crop((0, top, width, min(height, top + _STRIP))))
+        digests += [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in strip]
+    return digests
 
 
 def _longest_run(same: Array) -> tuple[int, int]:
@@ -56,9 +73,9 @@ def _longest_run(same: Array) -> tuple[int, int]:
     return int(starts[best]), int(ends[best])
 
 
-def _before_fill(rows: Array) -> int:
-    """How many rows there are before those in which libjpeg had no data any more."""
-    edge = rows[:, -_EDGE:].reshape(len(rows), -1)
+def _before_fill(edge: Array) -> int:
+    """How many rows there are before those in which libjpeg had no data any more; `edge` is their right end."""
+    edge = edge.reshape(len(edge), -1)
     real = np.flatnonzero((edge != _JPEG_FILL).any(axis=1))
     return int(real[-1]) + 1 if len(real) else 0
 

@@ -1,8 +1,8 @@
 """The frames of one picture file, decoded one after the other, each with what was found about it.
 
-What fails costs what it must: a damaged first frame gives the rows before the damage, a later frame ends an animation, a
-page of a TIFF costs that page, and a companion picture of a camera's JPEG (gain map, depth, preview) is a finding of the
-main one.
+What fails costs what it must: a damaged first frame gives the rows before the damage, a later frame ends an animation,
+a page of a TIFF costs that page, and a companion picture of a camera's JPEG (gain map, depth, preview) is a finding of
+the main one.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ class FrameReader:
                 if damage is None or exc.reason.partition(":")[0] in ("unsupported", "too_large", "bomb"):
                     raise
                 raise RecordError(damage.reason, f"{damage.message}; nothing before it decodes") from exc
+            if self._image is not None and self._image.format == "MPO":
+                self._structure.no_trailing()  # the companions stand behind the main picture
             if damage is not None and "truncated" not in picture.flags:
                 picture.flags.append("truncated")
             return self._finished(0, picture, exif, messages)
@@ -174,12 +176,12 @@ class FrameReader:
         return picture, Exif(orientation=orientation)
 
     def _draft(self) -> list[str]:
-        """Let the JPEG decoder scale by a power of two, if asked to; never below the target."""
+        """Let the JPEG decoder scale by a power of two, if asked to, down to twice the target: Lanczos does the rest."""
         side, image = self._wishes.max_side, self._image
         if not self._wishes.fast or side is None or image.format != "JPEG":
             return []
         before = image.size
-        image.draft(image.mode, target_size(before[0], before[1], side))
+        image.draft(image.mode, target_size(before[0], before[1], 2 * side))
         if image.size == before:
             return []
         return [f"jpeg scale {before[0]}x{before[1]}->{image.size[0]}x{image.size[1]}"]
@@ -217,10 +219,12 @@ class FrameReader:
         if part is None:
             raise failure
         image, start, end = part
-        picture = Picture(image=image, mode=image.mode, info=image.info, flags=["truncated"])
+        cut = end - start < height
+        flag = "truncated" if cut or failure.reason == "truncated" else "damaged"
+        picture = Picture(image=image, mode=image.mode, info=image.info, flags=[flag])
         if image.mode.startswith("I;16") or (self._name == "ppm" and image.mode == "I"):
             picture.top = 65535
-        if end - start < height:
+        if cut:
             picture.transforms.append(f"crop {width}x{height}->{width}x{end - start} to what decodes")
             damage = self._structure.damage
             reason, message = (damage.reason, damage.message) if damage else (failure.reason, failure.message)

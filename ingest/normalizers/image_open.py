@@ -86,7 +86,7 @@ def open_image(data: bytes, name: str, limits: Limits, *, out_bytes: int) -> tup
     image = pillow()
     plugin = PLUGINS[name]
     pixels = limits.max_pixels
-    if image.MAX_IMAGE_PIXELS is not None and 2 * image.MAX_IMAGE_PIXELS < pixels:
+    if image.MAX_IMAGE_PIXELS is not None and pixels > 2 * image.MAX_IMAGE_PIXELS:
         image.MAX_IMAGE_PIXELS = pixels // 2 + 1  # Pillow refuses above twice this; ours below is the limit that counts
     if plugin == "WEBP":
         _refuse_webp_canvas(data, limits)
@@ -107,7 +107,7 @@ def open_image(data: bytes, name: str, limits: Limits, *, out_bytes: int) -> tup
 
 
 def at_header(exc: Exception, name: str, source: Source) -> RecordError:
-    """What a failure while the header was read says: at that point Pillow raises OSError for what it does not support."""
+    """What a failure while the header was read says: there Pillow raises OSError for what it does not support."""
     if isinstance(exc, pillow().DecompressionBombError):
         return RecordError("too_large", str(exc))
     if source.ran_out or isinstance(exc, EOFError):
@@ -171,7 +171,7 @@ _shown_before: Any = None
 
 @contextmanager
 def warnings_of_pillow() -> Iterator[list[str]]:
-    """What Pillow warned of in this thread, in order and without repeats.
+    """What Pillow (and rasterio) warned of in this thread, in order and without repeats.
 
     `warnings.catch_warnings` would change the filters of all threads and mix what they say.
     """
@@ -196,7 +196,9 @@ def _listen() -> None:
         warnings.filterwarnings("always", module=_MODULES)
 
 
-_MODULES = r"PIL\."
+_MODULES = r"(PIL|rasterio)(\.|$)"
+#: What Pillow says of a size within our own limit, and GDAL of a picture that is no map.
+_NO_FINDING = frozenset({"DecompressionBombWarning", "NotGeoreferencedWarning"})
 
 
 def _show(
@@ -210,5 +212,5 @@ def _show(
     messages = getattr(_caught, "messages", None)
     if messages is None:
         _shown_before(message, category, filename, lineno, file, line)
-    elif str(message) not in messages:
+    elif category.__name__ not in _NO_FINDING and str(message) not in messages:
         messages.append(str(message))

@@ -1,7 +1,7 @@
 """Pixels as a record wants them: RGB of 8 bits, or the channels and the depth of the file; smaller; the right way up.
 
-Everything that changes a value is told in the list of transforms, in order, with its numbers. Turning comes last, because
-it costs a fraction of the time on the smaller image; it moves pixels and changes none.
+Everything that changes a value is told in the list of transforms, in order, with its numbers. Turning comes last,
+because it costs a fraction of the time on the smaller image; it moves pixels and changes none.
 """
 
 from __future__ import annotations

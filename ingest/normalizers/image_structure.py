@@ -48,6 +48,12 @@ class Structure:
             self.flag("trailing_bytes")
             self.extra["trailing_bytes"] = count
 
+    def no_trailing(self) -> None:
+        """What stands behind the end belongs to the file after all."""
+        if "trailing_bytes" in self.flags:
+            self.flags.remove("trailing_bytes")
+        self.extra.pop("trailing_bytes", None)
+
     def truncated(self, at: int, what: str) -> None:
         """The file ends too early."""
         if self.damage is None:

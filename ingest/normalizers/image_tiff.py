@@ -1,7 +1,7 @@
-"""What only TIFF has: depths and layouts that Pillow does not read, or would read wrongly, and pages that are no pictures.
+"""What only TIFF has: depths and layouts that Pillow does not read or would misread, and pages that are no pictures.
 
-Pillow reads the common TIFFs; what it refuses (other depths, rarer codecs) goes to GDAL's GTiff driver alone, from memory,
-after the directory was checked here: a directory of 244 bytes may claim 65,535 bands, and GDAL would believe it.
+Pillow reads the common TIFFs; what it refuses (other depths, rarer codecs) goes to GDAL's GTiff driver alone, from
+memory, after the directory was checked here: one of 244 bytes may claim 65,535 bands, and GDAL would believe it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ def describe(picture: Picture, image: Any) -> None:
 def is_misread(image: Any) -> bool:
     """Whether Pillow would take bytes for samples: it reads uncompressed planes of 16 bits as if they had 8."""
     tags = image.tag_v2
-    return tags.get(_PLANAR) == 2 and tags.get(_COMPRESSION, 1) == 1 and _first(tags.get(_BITS)) == 16 and image.mode not in (
-        "I;16", "I;16B"
-    )  # fmt: skip
+    planes = tags.get(_PLANAR) == 2 and compression_of(image) == 1
+    return planes and _first(tags.get(_BITS)) == 16 and not image.mode.startswith("I")
 
 
 def lacks_strips(image: Any) -> bool:
@@ -138,7 +137,7 @@ def _stretched(picture: Picture, pixels: Any, bits: int) -> Any:
 
 
 def _checked(data: bytes, limits: Limits, out_bytes: int) -> tuple[int, int, int]:
-    """(bits, photometric, orientation) of the first directory, whose sizes are within the limits. Raises: RecordError."""
+    """(bits, photometric, orientation) of the first directory, if it is within the limits. Raises: RecordError."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     try:

@@ -23,6 +23,8 @@ from headrace.schemas.errors import RecordError
 
 #: Formats that are packets end to end: nothing but the last packet can show that they were cut.
 _UNINDEXED = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "flac", "mpegts", "mpegps"})
+#: Of these, frames without anything around them: what is too short for a header is not even a packet.
+_RAW = frozenset({"aac", "ac3", "eac3"})
 #: Formats whose header states a duration, rather than libav guessing it from the bit rate.
 _STATES_DURATION = frozenset({"mp4", "avi", "mxf", "wav", "flac"})
 #: Seconds by which a stated duration may differ from what was decoded: rounding, edit lists, encoder padding.
@@ -58,6 +60,7 @@ class Track(ABC):
         self.packets = 0
         self._losses: dict[WindowKey, Loss] = {}
         self._last_failed = self._last_corrupt = False
+        self._last_end: int | None = None  # first byte after the last packet
         self._lost = 0
         self.last_error: Exception | None = None
         self.emitted = 0
@@ -89,6 +92,7 @@ class Track(ABC):
         if packet is not None:
             self.packets += 1
             self._last_failed = False
+            self._last_end = packet.pos + packet.size if packet.pos is not None else None
         try:
             frames: list[Any] = self.context.decode(packet)
         except MemoryError as exc:
@@ -111,6 +115,10 @@ class Track(ABC):
         self.last_error = exc
         self._last_failed = packet is not None
         self._lost += 1
+
+    def has_loss(self, window: WindowKey) -> bool:
+        """Whether a window has lost packets so far."""
+        return window in self._losses
 
     def take_loss(self, window: WindowKey) -> Loss | None:
         """What a window lost, once."""
@@ -148,6 +156,8 @@ class Track(ABC):
                 return "its last frame is not whole"
             if not self.packets:
                 return "it ends before its first packet"
+            if self.media.format in _RAW and self._last_end is not None and 0 < self.media.size - self._last_end < 16:
+                return "it ends inside a frame's header"
         return None
 
     def duration_flags(self, decoded: Fraction) -> list[str]:
@@ -167,5 +177,12 @@ class Track(ABC):
 
             if isinstance(self.last_error, (av.error.PatchWelcomeError, av.error.NotImplementedError)):
                 return RecordError(f"unsupported:{self.codec}", f"{place}: {self.last_error}")
+            if isinstance(self.last_error, av.error.ArgumentError) and self._sizeless():
+                what = f"{place}: libav refuses its frame size; {self.limits.max_pixels} pixels are allowed"
+                return RecordError("too_large", what)
             return RecordError("corrupt", f"{place}: none of its {self.packets} packets decodes: {self.last_error}")
         return RecordError("empty", f"{place}: it has no frames")
+
+    def _sizeless(self) -> bool:
+        """Whether this is a video whose size libav does not give: it clears a size that is over `max_pixels`."""
+        return self.stream.type == "video" and not self.context.width * self.context.height

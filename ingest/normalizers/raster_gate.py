@@ -41,7 +41,11 @@ _SERVICE_TEXT = re.compile(rb"<(?:\w+:)?(GDALTileIndexDataset|GDAL_\w+|WCS_\w+|W
 
 @dataclass(frozen=True)
 class Admitted:
-    """A file that may be opened. `damage`: reason, message and locator of what is known to be lost of it."""
+    """A file that may be opened.
+
+    damage: reason, message and locator of what is known to be lost of it; usable: bytes before a cut that are better
+    read without what follows.
+    """
 
     format: str
     driver: str
@@ -49,6 +53,7 @@ class Admitted:
     pages: Pages | None = None
     truncated: bool = False
     damage: tuple[str, str, dict[str, int]] | None = None
+    usable: int | None = None
 
 
 def admit(blob: Blob, limits: Limits, max_bands: int) -> Admitted:
@@ -69,14 +74,7 @@ def admit(blob: Blob, limits: Limits, max_bands: int) -> Admitted:
         if driver == "JP2OpenJPEG":
             return _jp2(found.name, read_at, size, limits, max_bands)
         if driver == "GRIB":
-            messages = read_messages(read_at, size)
-            _refuse_pixels(messages.points, 8, limits, "a GRIB grid")
-            damage = messages.damage
-            return Admitted(
-                found.name, driver, size,
-                truncated=damage is not None and damage[0] == "truncated",
-                damage=(damage[0], damage[1], {"byte": damage[2]}) if damage else None,
-            )  # fmt: skip
+            return _grib(read_at, size, limits)
         if found.name == "netcdf3":
             end = read_classic_header(read_at, size).end
             message = f"the header promises values up to byte {end}, the file ends at {size}"
@@ -137,6 +135,17 @@ def _refuse_pixels(pixels: int, itemsize: int, limits: Limits, what: str) -> Non
     """A grid that is decoded whole needs its memory at once, and a copy. Raises: RecordError `too_large`."""
     if pixels > limits.max_pixels or pixels * itemsize > limits.max_bytes // 2:
         raise RecordError("too_large", f"{what} of {pixels} pixels is decoded whole; the limit is {limits.max_pixels}")
+
+
+def _grib(read_at: ReadAt, size: int, limits: Limits) -> Admitted:
+    messages = read_messages(read_at, size)
+    _refuse_pixels(messages.points, 8, limits, "a GRIB grid")
+    if messages.damage is None:
+        return Admitted("grib", "GRIB", size)
+    reason, message, at = messages.damage
+    cut = reason == "truncated"
+    # GDAL would make a band of the torn last message, and fail every read of which it is one.
+    return Admitted("grib", "GRIB", size, None, cut, (reason, message, {"byte": at}), at if cut else None)
 
 
 def _jp2(name: str, read_at: ReadAt, size: int, limits: Limits, max_bands: int) -> Admitted:

@@ -56,7 +56,8 @@ class RasterFile:
 
     def _place(self, blob: Blob) -> str:
         suffix = {"GTiff": ".tif", "JP2OpenJPEG": ".jp2", "netCDF": ".nc", "GRIB": ".grb"}.get(self.admitted.driver, "")
-        local = blob.local_path()
+        usable = self.admitted.usable
+        local = blob.local_path() if usable is None else None
         if local is None and self.admitted.driver != "ENVI":
             if self.admitted.size <= _IN_MEMORY:
                 return self._in_memory(blob, suffix)
@@ -69,8 +70,11 @@ class RasterFile:
         if local is not None:
             place.symlink_to(os.path.abspath(local))
         else:
+            left = self.admitted.size if usable is None else usable
             with blob.open() as source, open(place, "wb") as copy:
-                shutil.copyfileobj(source, copy, _COPY)
+                while left > 0 and (piece := source.read(min(left, _COPY))):
+                    copy.write(piece)
+                    left -= len(piece)
         return str(place)
 
     def _in_memory(self, blob: Blob, suffix: str) -> str:
@@ -78,7 +82,7 @@ class RasterFile:
         from rasterio.io import MemoryFile
 
         with environment():
-            memory = MemoryFile(blob.read(), filename=f"raster{suffix}")
+            memory = MemoryFile(blob.read(self.admitted.usable), filename=f"raster{suffix}")
         self._stack.callback(memory.close)
         return str(memory.name)
 

@@ -35,21 +35,21 @@ class Share:
 
 
 def part_of(item: Item) -> tuple[int, int]:
-    """(i, n) of the header `part`, `i/n` with i from 0 to n - 1; (0, 1) without. Raises: RecordError."""
+    """(i, n) of the header `part`, `i/n` with i from 1 to n; (1, 1) without. Raises: RecordError."""
     text = item.headers.get("part")
     if text is None:
-        return 0, 1
+        return 1, 1
     match = _PART.match(text)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise RecordError("inconsistent", f"part {text!r}; `i/n` with i from 0 to n - 1 is right")
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise RecordError("inconsistent", f"part {text!r}; `i/n` with i from 1 to n is right")
     return int(match[1]), int(match[2])
 
 
 def shares(sheets: Sequence[Sheet], tile: int, part: int, parts: int) -> Iterator[Share]:
-    """The tile rows of part `part` of `parts`, sheet by sheet. A sheet that is lost counts as one row."""
+    """The tile rows of part `part` (from 1) of `parts`, sheet by sheet. A sheet that is lost counts as one row."""
     rows = [1 if sheet.error is not None else -(-sheet.height // tile) for sheet in sheets]
     total = sum(rows)
-    low, high = total * part // parts, total * (part + 1) // parts
+    low, high = total * (part - 1) // parts, total * part // parts
     before = 0
     for sheet, count in zip(sheets, rows):
         first, end = max(low - before, 0), min(high - before, count)

@@ -40,7 +40,8 @@ def open_product(blobs: Sequence[Blob], config: Any, limits: Limits) -> Iterator
         if is_safe(blobs):
             yield _stack(safe_products(blobs, config.harmonize), files, config, limits)
             return
-        rasters = [blob for blob, format in zip(blobs, formats) if format in DRIVERS]
+        names = {blob.name for blob in blobs}
+        rasters = [b for b, format in zip(blobs, formats) if format in DRIVERS and not _is_sidecar(b.name, names)]
         item = stac_of([blob for blob, format in zip(blobs, formats) if format in ("json", "jsonl", "text")])
         if item is not None:
             yield _stack([stac_product(item, rasters, files, config)], files, config, limits)
@@ -54,6 +55,11 @@ def open_product(blobs: Sequence[Blob], config: Any, limits: Limits) -> Iterator
         else:
             found = ", ".join(sorted(set(formats)))
             raise RecordError("unknown_format", f"none of {len(blobs)} files is a raster; they are {found}")
+
+
+def _is_sidecar(name: str, names: set[str]) -> bool:
+    """Overviews and masks beside a file are TIFFs, too, but no bands."""
+    return name.lower().endswith((".ovr", ".msk")) and name[:-4] in names
 
 
 def _format(blob: Blob) -> str:

@@ -24,7 +24,7 @@ _TIFF = re.compile(r"^(\d{4}):(\d\d):(\d\d)[ T](\d\d):(\d\d):(\d\d)")
 _SPACED = re.compile(
     r"^(\d{1,4})-(\d{1,2})-(\d{1,2})"
     r"(?:[T ]+(\d{1,2}):(\d{1,2})(?::(\d{1,2}(?:\.\d+)?))?)?"
-    r"\s*(Z|UTC|GMT|[+-]\d{1,2}(?::?\d\d)?)?$",
+    r"\s*(?:Z|UTC|GMT|([+-])(\d{1,2})(?::?(\d\d))?)?$",
     re.IGNORECASE,
 )
 _EARLIEST = 1583  # before that, standard and proleptic calendars differ
@@ -108,14 +108,11 @@ def cf_moment(value: str, units: str, calendar: str | None, source: str) -> Mome
 
 
 def _from_parts(match: re.Match[str]) -> int | None:
-    year, month, day, hour, minute, second, zone = match.groups()
+    year, month, day, hour, minute, second, sign, zone_hours, zone_minutes = match.groups()
     try:
         found = datetime(int(year), int(month), int(day), int(hour or 0), int(minute or 0), tzinfo=UTC)
-        found += timedelta(seconds=float(second or 0))
+        shift = timedelta(hours=int(zone_hours or 0), minutes=int(zone_minutes or 0))
+        found += timedelta(seconds=float(second or 0)) + (shift if sign == "-" else -shift)
     except (ValueError, OverflowError):
         return None
-    if zone and zone[0] in "+-":
-        digits = zone[1:].replace(":", "")
-        shift = int(digits[:2]) * 60 + int(digits[2:] or 0)
-        found -= timedelta(minutes=shift if zone[0] == "+" else -shift)
     return micros_of(found)

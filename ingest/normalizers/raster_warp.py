@@ -74,18 +74,25 @@ class Grid:
             return False
         if self.crs and dataset.crs and self.crs != dataset.crs:
             return False
-        for corner in ((0, 0), (self.width, 0), (0, self.height)):
-            column, row = ~self.transform * (dataset.transform * corner)
-            if abs(column - corner[0]) > _ALIGNED or abs(row - corner[1]) > _ALIGNED:
+        back = ~self.transform
+        for column, row in ((0, 0), (self.width, 0), (0, self.height)):
+            x, y = _at(dataset.transform, column, row)
+            near = _at(back, x, y)
+            if abs(near[0] - column) > _ALIGNED or abs(near[1] - row) > _ALIGNED:
                 return False
         return True
+
+
+def _at(transform: Any, column: float, row: float) -> tuple[float, float]:
+    x = transform.a * column + transform.b * row + transform.c
+    return x, transform.d * column + transform.e * row + transform.f
 
 
 class BandReader:
     """One band on the grid."""
 
     def __init__(self, files: ProductFiles, source: Source, grid: Grid, resampling: str) -> None:
-        from rasterio.enums import MaskFlags, Resampling
+        from rasterio.enums import ColorInterp, MaskFlags, Resampling
         from rasterio.vrt import WarpedVRT
 
         dataset, bands, admitted = files.open(source.blob)
@@ -115,6 +122,9 @@ class BandReader:
                     add_alpha=self.nodata is None and MaskFlags.alpha not in masked,
                 )  # fmt: skip
         self._masked = MaskReader(self._vrt or dataset, [source.index])
+        self._alpha: int | None = None  # rasterio's flags of a warper do not know its alpha band
+        if self._vrt is not None and ColorInterp.alpha in self._vrt.colorinterp:
+            self._alpha = self._vrt.colorinterp.index(ColorInterp.alpha) + 1
 
     def read(self, window: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """(pixels, valid) of shape (height, width), as the file holds them. Raises: RecordError."""
@@ -122,6 +132,8 @@ class BandReader:
         with translated(what, "truncated" if self.truncated else "corrupt"), environment():
             pixels = (self._vrt or self._dataset).read([self.source.index], window=window)
             valid = self._masked.read(window, pixels).view(np.bool_)
+            if self._alpha is not None:
+                valid = valid & (self._vrt.read(self._alpha, window=window) > 0)
         if self.source.nodata is not None:
             valid = valid & (pixels[0] != self.source.nodata)
         return pixels[0], valid

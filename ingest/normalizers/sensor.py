@@ -13,14 +13,20 @@ import pyarrow as pa
 
 from headrace.connectors.contract import Blob, Item
 from headrace.ingest.normalizers.contract import Bad, Normalized, Normalizer, blob_of
+from headrace.ingest.normalizers.logs_mcap import McapLog
+from headrace.ingest.normalizers.logs_rosbag1 import RosBag1
+from headrace.ingest.normalizers.logs_rosbag2 import RosBag2
 from headrace.ingest.normalizers.sensor_config import SensorConfig
 from headrace.ingest.normalizers.sensor_csv import CsvTable
+from headrace.ingest.normalizers.sensor_gpx import GpxLog
 from headrace.ingest.normalizers.sensor_ipc import IpcTable
+from headrace.ingest.normalizers.sensor_json import json_document, json_lines, lines_in, lines_of
 from headrace.ingest.normalizers.sensor_output import batches
 from headrace.ingest.normalizers.sensor_parquet import ParquetTable
 from headrace.ingest.normalizers.sensor_rows import BadRow
 from headrace.ingest.normalizers.sensor_series import Draft
 from headrace.ingest.normalizers.sensor_table import Chunk, Source, Table
+from headrace.ingest.normalizers.sensor_ulog import UlogLog
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import RecordError
 
@@ -39,6 +45,8 @@ class SensorNormalizer(Normalizer):
         yield from batches(_not_empty(self._events(item)))
 
     def _events(self, item: Item) -> Events:
+        if isinstance(item.data, pa.RecordBatch) and {"line", "byte"} <= set(item.data.schema.names):
+            return json_lines(lines_in(item.data), self.config)
         if isinstance(item.data, pa.RecordBatch):
             return self._table(_Batch(item.data))
         blob = blob_of(item)
@@ -59,6 +67,13 @@ class SensorNormalizer(Normalizer):
             "parquet": self._parquet,
             "arrow_file": lambda blob: self._ipc(blob, file=True),
             "arrow_stream": lambda blob: self._ipc(blob, file=False),
+            "jsonl": lambda blob: json_lines(lines_of(blob), self.config),
+            "json": lambda blob: json_document(blob, self.config, self.limits),
+            "gpx": self._gpx,
+            "ulog": self._ulog,
+            "mcap": self._mcap,
+            "rosbag1": self._rosbag1,
+            "rosbag2": lambda blob: RosBag2(blob, self.config, self.limits).events(),
         }
 
     def _csv(self, blob: Blob, *, tabs: bool) -> Events:
@@ -80,6 +95,22 @@ class SensorNormalizer(Normalizer):
     def _ipc(self, blob: Blob, *, file: bool) -> Events:
         with IpcTable(blob, self.limits, file=file) as table:
             yield from self._table(table)
+
+    def _gpx(self, blob: Blob) -> Events:
+        with blob.open() as stream:
+            yield from GpxLog(stream, self.config).events()
+
+    def _ulog(self, blob: Blob) -> Events:
+        with blob.open() as stream:
+            yield from UlogLog(stream, blob.size, self.config).events()
+
+    def _mcap(self, blob: Blob) -> Events:
+        with blob.open() as stream:
+            yield from McapLog(stream, blob.size, self.config, self.limits).events()
+
+    def _rosbag1(self, blob: Blob) -> Events:
+        with blob.open() as stream:
+            yield from RosBag1(stream, blob.size, self.config, self.limits).events()
 
     def _table(self, source: Source) -> Events:
         """The records of a table; where its chunks end in damage, what is open gets the flag `truncated`."""
@@ -111,6 +142,7 @@ class _Batch:
         self.flags: tuple[str, ...] = ()
         self.units: dict[str, str] = {}
         self.position: tuple[str, str] | None = None
+        self.max_text = 1 << 40
         self._batch = batch
 
     def chunks(self) -> Iterator[Chunk]:

@@ -4,8 +4,8 @@ A `Clock` is chosen once, from the first chunk of a table, and then reads every 
 
     1. the column(s) that the settings name
     2. a column of Arrow timestamps or dates, one with the name of a time first
-    3. a column of strings of which nine in ten are time stamps, one with the name of a time first; a date column is
-       joined with a column of clock times
+    3. a column of strings of which nine in ten are time stamps (most, if it has the name of a time), one with the name
+       of a time first; a date column is joined with a column of clock times
     4. a column of numbers with the name of a time
     5. columns named year, month, day (hour, minute, second)
     6. nothing: the row's number, flagged `no_time`
@@ -45,7 +45,7 @@ from headrace.ingest.normalizers.sensor_instants import (
     strings,
     to_utc,
 )
-from headrace.ingest.normalizers.sensor_time import Bool, Int64, valid_of
+from headrace.ingest.normalizers.sensor_time import Bool, Int64, mask_of, valid_of
 from headrace.ingest.normalizers.sensor_units import to_ucum
 from headrace.schemas.errors import ConfigError, RecordError
 
@@ -79,6 +79,9 @@ class Reading:
 def name_rank(name: str) -> int:
     """0 for the plainest names of a time column, 99 for names that say nothing of time."""
     plain = re.sub(r"\s*[\[(].*$", "", name).strip().lower()
+    match = _SUFFIX.search(plain)
+    if match and match[1] not in ("min", "h", "d", "days"):
+        plain = plain[: match.start()]  # time_ms, t_us; but t_min is a lowest temperature
     if plain in _NAMES:
         return _NAMES.index(plain)
     return 50 if _TIMELIKE.search(name) or _TIMELIKE.search(name.lower()) else 99
@@ -115,7 +118,9 @@ class Clock:
         elif self.how == "date+clock":
             ns, ok, zoned = from_date_and_clock(arrays[0], arrays[1], self.unit)
         elif self.how == "text":
-            stamps = sensor_time.read(strings(arrays[0]), self.unit)
+            texts = strings(arrays[0])
+            present &= ~mask_of(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), ""))
+            stamps = sensor_time.read(texts, self.unit)
             ns, ok, zoned = stamps.ns, stamps.ok, stamps.zoned
         elif self.how == "parts":
             ns, ok = from_parts(dict(zip(self.unit.split(), arrays)))
@@ -155,7 +160,8 @@ def choose(batch: pa.RecordBatch, config: SensorConfig) -> Clock:
             return _with_clock_column(batch, config, name) or Clock([name], "arrow", config)
     for name in names:
         if is_text(batch.schema.field(name).type):
-            found = sensor_time.detect(strings(batch.column(name)))
+            least = 0.9 if name_rank(name) == 99 else 0.51
+            found = sensor_time.detect(strings(batch.column(name)), least)
             if found is not None:
                 return _text_clock(batch, config, name, *found)
     for name in names:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.ingest.normalizers.sensor_series import Channel, Floats, Values
-from headrace.ingest.normalizers.sensor_time import Bool, Int64, valid_of
+from headrace.ingest.normalizers.sensor_time import Bool, Int64, mask_of, valid_of
 from headrace.ingest.normalizers.sensor_units import split_header, to_ucum
 from headrace.schemas.errors import RecordError
 
@@ -181,7 +181,7 @@ def floats(array: pa.Array, missing: Sequence[float] = ()) -> Values:
     elif pa.types.is_float16(kind):
         value = _buffer(array, np.float16).astype(np.float64)
     elif pa.types.is_boolean(kind):
-        value = _bits(array).astype(np.float64)
+        value = mask_of(array).astype(np.float64)
     elif pa.types.is_decimal(kind):
         value = _buffer(pc.cast(array, pa.float64()), np.float64)
     else:
@@ -218,10 +218,3 @@ def _buffer(array: pa.Array, dtype: object) -> np.ndarray:  # type: ignore[type-
     if array.buffers()[1] is None:
         return np.zeros(len(array), dtype)  # type: ignore[call-overload]
     return np.frombuffer(array.buffers()[1], dtype=dtype)[array.offset : array.offset + len(array)]  # type: ignore[call-overload]
-
-
-def _bits(array: pa.Array) -> Bool:
-    if len(array) == 0:
-        return np.empty(0, np.bool_)
-    raw = np.frombuffer(array.buffers()[1], dtype=np.uint8)
-    return np.unpackbits(raw, bitorder="little", count=array.offset + len(array))[array.offset :].astype(np.bool_)

@@ -13,6 +13,7 @@ there counts as numbers.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -25,7 +26,7 @@ from headrace.ingest.normalizers.sensor_csv_blocks import Block, Row, TextBlocks
 from headrace.ingest.normalizers.sensor_plan import Plan
 from headrace.ingest.normalizers.sensor_rows import MAX_RAW, BadRow
 from headrace.ingest.normalizers.sensor_table import Chunk
-from headrace.ingest.normalizers.sensor_time import Bool
+from headrace.ingest.normalizers.sensor_time import Bool, mask_of
 
 _EXACT = float(1 << 53)
 _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
@@ -42,6 +43,7 @@ class CsvTable:
         self.flags = self.dialect.flags
         self.units = self.dialect.units
         self.position: tuple[str, str] | None = None
+        self.max_text = sys.maxsize  # rows of text are hardly longer than their lines
         self._kinds: dict[str, pa.DataType] = {}
 
     def chunks(self) -> Iterator[Chunk]:
@@ -56,7 +58,7 @@ class CsvTable:
 
     def _parse(self, block: Block, row: int) -> tuple[Chunk, int]:
         """(chunk, how many rows the block has)."""
-        if block.data.count(self.dialect.quote.encode()) % 2:
+        if self._quotes_open(block):
             return self._by_rows(block, row)
         try:
             batch = self._read(block.data, self._kinds)
@@ -70,6 +72,11 @@ class CsvTable:
         except pa.ArrowInvalid:
             return self._by_rows(block, row)
         return self._converted(block, list(strings.columns), row, None)
+
+    def _quotes_open(self, block: Block) -> bool:
+        """Whether a quote of the block never closes: Arrow would take the rest of the block for one cell."""
+        quote = self.dialect.quote.encode()
+        return quote in block.data and block.data.count(quote) % 2 == 1
 
     def _read(self, data: bytes, kinds: Mapping[str, pa.DataType]) -> pa.RecordBatch:
         """All rows of a block. Raises: ArrowInvalid if any does not fit."""
@@ -99,6 +106,8 @@ class CsvTable:
 
     def _infer(self, block: Block) -> dict[str, pa.DataType]:
         try:
+            if self._quotes_open(block):
+                raise pa.ArrowInvalid("a quote never closes")
             strings = list(self._read(block.data, {name: pa.string() for name in self.dialect.names}).columns)
         except pa.ArrowInvalid:
             rows = [r.cells for r in rows_of(block, self.dialect) if r.cells is not None]
@@ -124,10 +133,10 @@ class CsvTable:
 
     def _kind(self, texts: pa.Array) -> pa.DataType:
         kept = self._filled(texts).drop_null()
-        wrong = len(kept) - _mask(self._is_number(kept)).sum()
+        wrong = len(kept) - mask_of(self._is_number(kept)).sum()
         if len(kept) == 0 or (wrong <= max(1, len(kept) // 10) and wrong * 2 < len(kept)):
             return pa.float64()
-        if _mask(pc.is_in(kept, pa.array([*_TRUE, *_FALSE]))).all():
+        if mask_of(pc.is_in(kept, pa.array([*_TRUE, *_FALSE]))).all():
             return pa.bool_()
         return pa.string()
 
@@ -214,9 +223,9 @@ class CsvTable:
         if pa.types.is_boolean(kind):
             fits = pc.fill_null(pc.is_in(filled, pa.array([*_TRUE, *_FALSE])), True)
             fits = pc.or_(fits, pc.is_null(filled))
-            return pc.if_else(pc.is_null(filled), None, pc.is_in(filled, pa.array(_TRUE))), ~_mask(fits)
+            return pc.if_else(pc.is_null(filled), None, pc.is_in(filled, pa.array(_TRUE))), ~mask_of(fits)
         fits = pc.fill_null(self._is_number(filled), True)
-        return pc.cast(self._pointed(pc.if_else(fits, filled, None)), pa.float64()), ~_mask(fits)
+        return pc.cast(self._pointed(pc.if_else(fits, filled, None)), pa.float64()), ~mask_of(fits)
 
     def _is_comment(self, found: Row) -> bool:
         mark = self.config.comment
@@ -249,19 +258,12 @@ def _place(found: Row) -> tuple[Mapping[str, Any], bytes]:
     return {"line": found.line}, found.data[:MAX_RAW]
 
 
-def _mask(flags: pa.Array) -> Bool:
-    if len(flags) == 0:
-        return np.empty(0, np.bool_)
-    bits = np.frombuffer(flags.buffers()[1], np.uint8)
-    return np.unpackbits(bits, bitorder="little", count=flags.offset + len(flags))[flags.offset :].astype(np.bool_)
-
-
 def _beyond_exact(batch: pa.RecordBatch) -> bool:
     """Whether a number is so large that, if it was an integer, it may have lost bits; only its text can tell."""
     for column in batch.columns:
         if pa.types.is_float64(column.type):
             limits = pc.min_max(column).as_py()
-            if max(abs(limits["min"] or 0.0), abs(limits["max"] or 0.0)) > _EXACT:
+            if max(abs(limits["min"] or 0.0), abs(limits["max"] or 0.0)) >= _EXACT:
                 return True
     return False
 
@@ -270,7 +272,7 @@ def _lost(texts: pa.Array, values: pa.Array) -> Bool | None:
     """Where an integer of the text is not the value that it became; None if nowhere."""
     if not pa.types.is_float64(values.type):
         return None
-    long = _mask(pc.match_substring_regex(pc.fill_null(texts, ""), r"^\s*[+-]?\d{16,400}\s*$"))
+    long = mask_of(pc.match_substring_regex(pc.fill_null(texts, ""), r"^\s*[+-]?\d{16,400}\s*$"))
     lost = np.zeros(len(long), np.bool_)
     for i in np.flatnonzero(long):
         value = values[int(i)].as_py()

@@ -99,6 +99,8 @@ def sniff(
     start += first
     at = body[start][0] if start < len(body) else body[-1][0] + 1
     decimal = config.decimal or _decimal(cells[start:], delimiter)
+    if _is_toa5(cells):
+        comments = [*comments, body[0][1], body[3][1]]
     preamble = "".join([*comments, *(line for _, line in body[:first])]).encode("utf-8", "replace").decode()
     skipped = "".join(lines[:at])
     return Dialect(

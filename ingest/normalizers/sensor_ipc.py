@@ -43,6 +43,7 @@ class IpcTable:
         self.units: dict[str, str] = {}
         self.position: tuple[str, str] | None = None
         self._size = blob.size
+        self.max_text = max(FLOOR, limits.max_ratio * blob.size)
         self._limits = limits
         self._stream = blob.open()
         self._whole = True

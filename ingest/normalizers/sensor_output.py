@@ -1,17 +1,27 @@
-"""Drafts gathered to record batches: a batch of one modality at a time, of at most some megabytes, in the order given."""
+"""Drafts gathered to record batches: a batch of one modality at a time, of at most some megabytes, in the order given.
+
+Windows of sensors come by the hundred thousand, so their batches are put together a column at a time; the others, which
+are few and large, go through the RecordBuilder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from headrace.ingest.normalizers.contract import Bad, Normalized
 from headrace.ingest.normalizers.sensor_series import Draft
 from headrace.schemas.errors import RecordError
-from headrace.schemas.record import Modality, RecordBuilder
+from headrace.schemas.record import Modality, RecordBuilder, draft_schema
 
 BATCH_BYTES = 4 << 20
 BATCH_ROWS = 1024
+_LISTS = ("t", "value", "valid")
+_SAMPLE_BYTES = 17  #: time, value, validity (as a byte, until it is packed)
 
 
 def batches(events: Iterable[Draft | Bad]) -> Iterator[Normalized]:
@@ -19,9 +29,9 @@ def batches(events: Iterable[Draft | Bad]) -> Iterator[Normalized]:
 
     A batch ends where the modality changes, so batches keep the order of their drafts.
     """
-    builder: RecordBuilder | None = None
-    iterator = iter(events)
+    gathered = _Gathered()
     failure: RecordError | None = None
+    iterator = iter(events)
     while True:
         try:
             event = next(iterator)
@@ -31,24 +41,64 @@ def batches(events: Iterable[Draft | Bad]) -> Iterator[Normalized]:
             failure = exc
             break
         if isinstance(event, Bad):
-            if builder is not None and len(builder):
-                yield builder.finish()
+            yield from gathered.finish()
             yield event
             continue
-        if builder is None or builder.modality != event.modality:
-            if builder is not None and len(builder):
-                yield builder.finish()
-            builder = RecordBuilder(cast(Modality, event.modality))
-        columns: dict[str, Any] = event.columns
-        builder.add(**columns)
-        if _weight(builder) >= BATCH_BYTES or len(builder) >= BATCH_ROWS:
-            yield builder.finish()
-    if builder is not None and len(builder):
-        yield builder.finish()
+        if event.modality != gathered.modality:
+            yield from gathered.finish()
+        gathered.add(event)
+        if gathered.bytes >= BATCH_BYTES or len(gathered.drafts) >= BATCH_ROWS:
+            yield from gathered.finish()
+    yield from gathered.finish()
     if failure is not None:
         raise failure
 
 
-def _weight(builder: RecordBuilder) -> int:
-    # a sample's time and validity come on top of its value
-    return builder.payload_bytes * (17 if builder.modality == "sensor" else 8) // 8
+class _Gathered:
+    """Drafts of one modality."""
+
+    def __init__(self) -> None:
+        self.modality = ""
+        self.drafts: list[Draft] = []
+        self.bytes = 0
+
+    def add(self, draft: Draft) -> None:
+        self.modality = draft.modality
+        self.drafts.append(draft)
+        if draft.modality == "sensor":
+            self.bytes += _SAMPLE_BYTES * len(draft.columns["t"])
+        else:
+            payload = next(draft.columns[n] for n in ("text", "pixels", "samples", "data") if n in draft.columns)
+            self.bytes += len(payload) if isinstance(payload, str) else payload.nbytes
+
+    def finish(self) -> Iterator[pa.RecordBatch]:
+        drafts, self.drafts, self.bytes = self.drafts, [], 0
+        if not drafts:
+            return
+        if self.modality == "sensor":
+            yield sensor_batch([draft.columns for draft in drafts])
+            return
+        builder = RecordBuilder(cast(Modality, self.modality))
+        for draft in drafts:
+            builder.add(**draft.columns)
+        yield builder.finish()
+
+
+def sensor_batch(rows: Sequence[dict[str, Any]]) -> pa.RecordBatch:
+    """A draft batch of sensor records: what `RecordBuilder("sensor")` makes of these rows, column by column."""
+    schema = draft_schema("sensor")
+    offsets = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum([len(row["t"]) for row in rows], out=offsets[1:])
+    arrays = []
+    for field in schema:
+        if field.name in _LISTS:
+            arrays.append(_list(field.type, offsets, np.concatenate([row[field.name] for row in rows])))
+        else:
+            arrays.append(pa.array([row.get(field.name) for row in rows], field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _list(kind: pa.DataType, offsets: npt.NDArray[np.int32], flat: npt.NDArray[Any]) -> pa.Array:
+    data = np.packbits(flat, bitorder="little") if flat.dtype == np.bool_ else flat
+    child = pa.Array.from_buffers(kind.value_type, len(flat), [None, pa.py_buffer(data)])
+    return pa.Array.from_buffers(kind, len(offsets) - 1, [None, pa.py_buffer(offsets)], children=[child])

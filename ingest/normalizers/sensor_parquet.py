@@ -91,6 +91,7 @@ class ParquetTable:
         import pyarrow.parquet as pq
 
         self._size = blob.size
+        self.max_text = max(FLOOR, limits.max_ratio * blob.size)
         self._limits = limits
         self._stream = None if blob.local_path() else blob.open()
         self.bad: list[Bad] = []

@@ -19,6 +19,7 @@ from headrace.ingest.normalizers.sensor_columns import Leaf, channel_of, is_vari
 from headrace.ingest.normalizers.sensor_config import SensorConfig
 from headrace.ingest.normalizers.sensor_instants import is_text
 from headrace.ingest.normalizers.sensor_series import Channel
+from headrace.ingest.normalizers.sensor_units import to_ucum
 from headrace.schemas.errors import RecordError
 
 DEVICE_NAMES = frozenset(
@@ -33,6 +34,11 @@ LATITUDES = ("lat", "latitude", "lat_deg", "gps_lat", "gps_latitude", "position_
 LONGITUDES = ("lon", "lng", "long", "longitude", "lon_deg", "gps_lon", "gps_lng", "gps_longitude", "position_long")
 
 
+def is_value(name: str) -> bool:
+    """Whether a column of a long table is the one of the values."""
+    return name.strip().lower() in VALUE_NAMES
+
+
 class Plan:
     """The parts that the columns of one table play. Raises: RecordError `missing_field`, `wrong_type`, `no_time`."""
 
@@ -42,10 +48,11 @@ class Plan:
         config: SensorConfig,
         units: Mapping[str, str] | None = None,
         position: tuple[str, str] | None = None,
+        clock: sensor_clock.Clock | None = None,
     ) -> None:
         self.config = config
         self._units = dict(units or {})
-        self.clock = sensor_clock.choose(first, config)
+        self.clock = clock or sensor_clock.choose(first, config)
         self.unsupported = [f.name for f in first.schema if is_variant(value_type(f.type))]
         self.leaves = leaves(first.schema, self.unsupported)
         self.device = self._key_column(first, config.device, DEVICE_NAMES)
@@ -58,6 +65,8 @@ class Plan:
         self.numbers, self.channels = self._channel_leaves(
             [x for x in self.leaves if x.is_number and x.top not in used]
         )
+        #: Which channels bear the name that `names` gives them in each row; the others are those of a wide table.
+        self.long = [i for i, x in enumerate(self.numbers) if self.names is not None and is_value(x.name)]
         self.texts = [x for x in self.leaves if not x.is_number and x.top not in used]
         if not self.numbers:
             self.texts = self.leaves
@@ -89,7 +98,7 @@ class Plan:
     def _channel_column(self, first: pa.RecordBatch) -> Leaf | None:
         if self.config.channel != "auto":
             return self._key_column(first, self.config.channel, CHANNEL_NAMES)
-        if not any(x.is_number and x.name.strip().lower() in VALUE_NAMES for x in self.leaves):
+        if not any(x.is_number and is_value(x.name) for x in self.leaves):
             return None
         leaf = self._key_column(first, "auto", CHANNEL_NAMES)
         return leaf if leaf is not None and is_text(value_type(leaf.type)) else None
@@ -100,7 +109,13 @@ class Plan:
         for leaf in found:
             channel = channel_of(leaf, taken)
             if leaf.name in self._units and channel.unit is None:
-                channel = Channel(channel.name, self._units[leaf.name], channel.extra, channel.transforms)
+                unit = to_ucum(self._units[leaf.name])
+                extra = (
+                    channel.extra
+                    if unit or not self._units[leaf.name]
+                    else {**channel.extra, "unit": self._units[leaf.name]}
+                )
+                channel = Channel(channel.name, unit, extra, channel.transforms)
             taken.add(channel.name)
             channels.append(channel)
         wanted = self.config.channels
@@ -125,7 +140,7 @@ class Plan:
             return full.index(known[0]), full.index(known[1])
         lat = next((names.index(n) for n in LATITUDES if n in names), None)
         lon = next((names.index(n) for n in LONGITUDES if n in names), None)
-        return None if lat is None or lon is None or self.names is not None else (lat, lon)
+        return None if lat is None or lon is None else (lat, lon)
 
     def _shown(self) -> list[Leaf]:
         """The columns of a line of text: besides the texts themselves what says when and whose they are."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from headrace.ingest.normalizers.contract import Bad
+from headrace.ingest.normalizers.sensor_clock import Clock
 from headrace.ingest.normalizers.sensor_config import SensorConfig
 from headrace.ingest.normalizers.sensor_objects import (
     SPECIAL,
@@ -30,7 +31,7 @@ from headrace.ingest.normalizers.sensor_objects import (
     position_of,
     values_of,
 )
-from headrace.ingest.normalizers.sensor_plan import Plan
+from headrace.ingest.normalizers.sensor_plan import Plan, is_value
 from headrace.ingest.normalizers.sensor_rows import BadRow, BadRuns, TextRows
 from headrace.ingest.normalizers.sensor_series import Channel, Draft, Series
 from headrace.ingest.normalizers.sensor_time import Bool, Int64
@@ -57,7 +58,7 @@ class RowTable:
 
     place: what locators hold besides. prefix: goes before channel names. row_key: what `Row.number` counts.
     time_source: where the rows' own `t` comes from; None: the clock is found in the fields. absolute: `t` are moments.
-    changes_only: a line of text only where a text field differs from the line before (logs repeat theirs).
+    clock: the clock of the fields, where the caller knows it. changes_only: a line of text only where a text field differs from the line before (logs repeat theirs).
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class RowTable:
         units: Mapping[str, str] | None = None,
         order: int = 0,
         block_rows: int = BLOCK_ROWS,
+        clock: Clock | None = None,
     ) -> None:
         self.config = config
         self.device = device
@@ -89,6 +91,7 @@ class RowTable:
         self._units = dict(units or {})
         self._order = order
         self._block_rows = block_rows
+        self._clock = clock
         self._rows: list[Row] = []
         self._unparsed: list[BadRow] = []
         self._time_source_found = "row_number"
@@ -208,7 +211,7 @@ class RowTable:
             return np.empty(0, np.int64), np.empty(0, np.bool_)
         if self._plan is None:
             config = self.config.model_copy(update={"channels": "all"})
-            self._plan = Plan(columns_of(flats, self._kinds, list(self._kinds)), config)
+            self._plan = Plan(columns_of(flats, self._kinds, list(self._kinds)), config, clock=self._clock)
             self._time_source_found = self._plan.clock.source
             self._absolute = self._plan.clock.absolute
         clock = self._plan.clock
@@ -245,7 +248,7 @@ class RowTable:
             values = [values_of(columns.get(name, Column()), chosen, self.config.missing_numbers) for name in names]
             labels = np.array([rows[int(i)].number for i in chosen], np.int64)
             order = np.array([rows[int(i)].ordinal for i in chosen], np.int64)
-            for key, unit, part in self._keys(flats, chosen):
+            for key, unit, part in self._keys(flats, chosen, all(is_value(name) for name in names)):
                 series = self._series.get((index, *key))
                 if series is None:
                     series = self._series[(index, *key)] = self._new_series(names, key, unit, columns)
@@ -259,10 +262,13 @@ class RowTable:
         return wanted == "all" or name in wanted or self._prefix + name in wanted
 
     def _keys(
-        self, flats: Sequence[dict[str, Any]], chosen: Int64
+        self, flats: Sequence[dict[str, Any]], chosen: Int64, named: bool
     ) -> Iterator[tuple[tuple[str | None, str | None], str | None, Int64 | None]]:
+        """(device, channel), unit and places of each series; a row names the channel only of its values."""
         plan = self._plan
         device, names, unit = (plan.device, plan.names, plan.unit) if plan is not None else (None, None, None)
+        if not named:
+            names = unit = None
         if device is None and names is None:
             yield (self.device, None), None, None
             return
@@ -296,9 +302,7 @@ class RowTable:
             if long_name is not None:
                 shown = long_name if len(names) == 1 else f"{long_name}.{plain}"
             sample = columns[name].values[0] if name in columns else None
-            transforms = (
-                () if isinstance(sample, float) else (f"{'bool' if isinstance(sample, bool) else 'int'}->float64",)
-            )
+            transforms = ("bool->float64",) if isinstance(sample, bool) else ()
             channels.append(Channel(shown, known, {**extra, **({"column": name} if plain != name else {})}, transforms))
         position = position_of(names) if long_name is None else None
         return Series(

@@ -9,7 +9,7 @@ each against the row before it in the series, also across the cut:
     non_finite:N       N values are infinite (kept, but not valid)
     lossy_int64        an integer beyond 2^53 has no exact float64
 
-The sampling period is the declared one, or the median of the window's positive steps; a window with fewer than 16 such
+The sampling period is the declared one, or the (lower) median of the window's positive steps; a window with fewer than 16 such
 steps uses the period of the window before, if there is one. It is kept as `period_ns` in `extra`.
 """
 
@@ -28,6 +28,7 @@ from headrace.schemas.canonical import canonical_json
 
 Floats = npt.NDArray[np.float64]
 
+_MARK = 7_316_482_053_917_264  #: stands for a row's number in a locator that is filled in later
 MIN_STEPS = 16  #: positive steps that a window needs for a period of its own
 
 
@@ -101,6 +102,10 @@ class Series:
         self.position = position
         self.order = order
         self.flags: set[str] = set()
+        marked = [canonical_json({**self.place, "channel": c.name, row_key: _MARK}).decode() for c in self.channels]
+        self._locators = [text.split(str(_MARK)) for text in marked]
+        self._transforms = [list(c.transforms) or None for c in self.channels]
+        self._extras: dict[tuple[int, int | None], str | None] = {}
         self._declared = period_ns
         self._period: int | None = None
         self._previous: int | None = None
@@ -178,13 +183,14 @@ class Series:
         }
         if self.absolute:
             times |= {"event_time": int(run.t.min()) // 1000, "event_end": int(run.t.max()) // 1000}
+        first, last = int(run.labels[0]), int(run.rows[-1])
         for index, (channel, part) in enumerate(zip(self.channels, run.values)):
-            valid_count = int(part.valid.sum())
-            self._started[index] |= valid_count > 0 or bool(np.isinf(part.value).any())
+            valid_count = int(np.count_nonzero(part.valid))
+            infinite = int(np.count_nonzero(np.isinf(part.value))) if valid_count < len(part.value) else 0
+            self._started[index] |= valid_count + infinite > 0
             if not self._started[index]:
                 continue  # nothing was ever read here: an empty column is no signal
             found = [*shared, *flags]
-            infinite = int(np.isinf(part.value).sum()) if valid_count < len(part.value) else 0
             if infinite:
                 found.append(f"non_finite:{infinite}")
             if part.lossy is not None and part.lossy.any():
@@ -193,26 +199,27 @@ class Series:
                 if part.damaged.all():
                     continue  # all of it is in quarantine
                 found.append("truncated")
-            extra = {**channel.extra, **({"period_ns": self._period} if self._period else {})}
-            yield Draft(
-                "sensor",
-                {
-                    **times,
-                    "locator": canonical_json(
-                        {**self.place, "channel": channel.name, self.row_key: int(run.labels[0])}
-                    ).decode(),
-                    "value": part.value,
-                    "valid": part.valid,
-                    "valid_fraction": valid_count / len(part.valid),
-                    "channel": channel.name,
-                    "unit": channel.unit,
-                    "flags": sorted(set(found)) or None,
-                    "transforms": list(channel.transforms) or None,
-                    "extra": canonical_json(extra).decode() if extra else None,
-                },
-                int(run.rows[-1]),
-                (self.order, index),
-            )
+            before, after = self._locators[index]
+            columns = {
+                **times,
+                "locator": f"{before}{first}{after}",
+                "value": part.value,
+                "valid": part.valid,
+                "valid_fraction": valid_count / len(part.valid),
+                "channel": channel.name,
+                "unit": channel.unit,
+                "flags": sorted(set(found)) or None,
+                "transforms": self._transforms[index],
+                "extra": self._extra(index),
+            }
+            yield Draft("sensor", columns, last, (self.order, index))
+
+    def _extra(self, index: int) -> str | None:
+        key = (index, self._period)
+        if key not in self._extras:
+            extra = {**self.channels[index].extra, **({"period_ns": self._period} if self._period else {})}
+            self._extras[key] = canonical_json(extra).decode() if extra else None
+        return self._extras[key]
 
     def _time_findings(self, run: _Run) -> list[str]:
         found = sorted(self.flags)
@@ -222,15 +229,19 @@ class Series:
             if count := int(mask.sum()):
                 found.append(f"{name}:{count}")
         positive = steps[steps > 0]
+        if self.time_source == "row_number":
+            return found  # rows have no period, and a row that is missing is in quarantine
         if self._declared is not None:
             self._period = self._declared
         elif len(positive) >= MIN_STEPS or (self._period is None and len(positive)):
-            self._period = int(np.median(positive))
-        if count := int((steps < 0).sum()):
-            found.append(f"clock_backward:{count}")
-        if count := int((steps == 0).sum()):
-            found.append(f"duplicate_time:{count}")
-        if self._period and (count := int((positive > self._period + self._period // 2).sum())):
+            middle = (len(positive) - 1) // 2
+            self._period = int(np.partition(positive, middle)[middle])
+        if len(positive) < len(steps):
+            if count := int(np.count_nonzero(steps < 0)):
+                found.append(f"clock_backward:{count}")
+            if count := int(np.count_nonzero(steps == 0)):
+                found.append(f"duplicate_time:{count}")
+        if self._period and (count := int(np.count_nonzero(positive > self._period + self._period // 2))):
             found.append(f"gap:{count}")
         return found
 
@@ -243,6 +254,7 @@ class Series:
         if not ok.any():
             return None
         x, y = lon.value[ok], lat.value[ok]
+        x = np.where(x > 180, x - 360, x)
         west, south, east, north = float(x.min()), float(y.min()), float(x.max()), float(y.max())
         if (west, south) == (east, north):
             return struct.pack("<BIdd", 1, 1, west, south)

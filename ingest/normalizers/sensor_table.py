@@ -26,6 +26,7 @@ from headrace.ingest.normalizers.sensor_series import Channel, Draft, Series, Va
 from headrace.ingest.normalizers.sensor_time import Bool, Int64
 from headrace.ingest.normalizers.sensor_units import to_ucum
 from headrace.schemas.canonical import canonical_json
+from headrace.schemas.errors import RecordError
 
 MAX_PENDING = 64 << 20  #: bytes of open windows; beyond it (very many devices) all of them end
 MAX_SLICE = 8 << 20  #: bytes of text taken from a chunk at once
@@ -50,12 +51,14 @@ class Chunk:
 class Source(Protocol):
     """What reads a table: its chunks in file order, and what it knows besides; complete when the first chunk is there.
 
-    units: column → UCUM. position: the columns latitude and longitude.
+    units: column → its unit as it is written. position: the columns latitude and longitude. max_text: characters of text
+    that may come out of it.
     """
 
     flags: tuple[str, ...]
     units: dict[str, str]
     position: tuple[str, str] | None
+    max_text: int
 
     def chunks(self) -> Iterator[Chunk]:
         """All rows. Raises: RecordError where nothing of the rest can be read."""
@@ -67,7 +70,7 @@ class Table:
     def __init__(self, first: pa.RecordBatch, config: SensorConfig, source: Source) -> None:
         self.config = config
         self.plan = Plan(first, config, source.units, source.position)
-        self.text_bytes = 0
+        self._max_text = self._text_left = source.max_text
         clock = self.plan.clock
         self._series: dict[tuple[str | None, str | None], Series] = {}
         self._flags = set(source.flags)
@@ -160,11 +163,26 @@ class Table:
             column.lossy = chunk.lossy.get(leaf.top, column.lossy)
             if leaf.top in chunk.damaged:
                 column.damaged = np.arange(len(chunk.rows)) >= chunk.damaged[leaf.top]
+        wide = [i for i in range(len(values)) if i not in self.plan.long]
+        for places, named in ((wide, False), (self.plan.long, True)):
+            if places:
+                yield from self._windows(chunk, rows, reading, [values[i] for i in places], places, named)
+
+    def _windows(
+        self,
+        chunk: Chunk,
+        rows: Int64,
+        reading: sensor_clock.Reading,
+        values: list[Values],
+        places: Sequence[int],
+        named: bool,
+    ) -> Iterator[Draft]:
+        """Hands the columns at `places` to the series of each device, or of each device and name."""
         whole = len(rows) == len(chunk.rows)
-        for key, unit, chosen in self._groups(chunk, rows):
+        for key, unit, chosen in self._groups(chunk, rows, named):
             series = self._series.get(key)
             if series is None:
-                series = self._series[key] = self._new_series(key, unit)
+                series = self._series[key] = self._new_series(key, unit, places)
             series.flags = self._flags
             picked = None if whole and chosen is None else rows if chosen is None else chosen
             parts = values if picked is None else [_take(v, picked) for v in values]
@@ -173,10 +191,11 @@ class Table:
             yield from series.add(numbers, t, parts, marks)
 
     def _groups(
-        self, chunk: Chunk, rows: Int64
+        self, chunk: Chunk, rows: Int64, named: bool
     ) -> Iterator[tuple[tuple[str | None, str | None], str | None, Int64 | None]]:
         """(device, channel), unit and rows of each series of the chunk; rows None: all of them."""
-        columns = [leaf for leaf in (self.plan.device, self.plan.names) if leaf is not None]
+        names = self.plan.names if named else None
+        columns = [leaf for leaf in (self.plan.device, names) if leaf is not None]
         if not columns:
             yield (None, None), None, None
             return
@@ -187,34 +206,40 @@ class Table:
             table = coded.dictionary.to_pylist()
             codes = codes * max(1, len(table)) + np.frombuffer(coded.indices.buffers()[1], np.int32)[: len(codes)]
             tables.append(table)
-        units = strings(self.plan.unit.read(chunk.batch)) if self.plan.unit is not None else None
+        units = strings(self.plan.unit.read(chunk.batch)) if named and self.plan.unit is not None else None
         order = np.argsort(codes[rows], kind="stable")
         grouped = rows[order]
         borders = np.flatnonzero(np.diff(codes[grouped], prepend=-1))
         groups = [grouped[start:end] for start, end in zip(borders, [*borders[1:], len(grouped)])]
         for chosen in sorted(groups, key=lambda g: int(g[0])):
-            code = int(codes[chosen[0]])
-            names: list[str] = []
-            rest = code
+            rest = int(codes[chosen[0]])
+            found: list[str] = []
             for table in reversed(tables):
                 rest, index = divmod(rest, max(1, len(table)))
-                names.insert(0, table[index])
-            by_leaf = dict(zip([leaf.name for leaf in columns], names))
-            device = by_leaf[self.plan.device.name] if self.plan.device is not None else None
-            channel = by_leaf[self.plan.names.name] if self.plan.names is not None else None
+                found.insert(0, table[index])
+            device = found[0] if self.plan.device is not None else None
+            channel = found[-1] if names is not None else None
             yield (device or None, channel), units[int(chosen[0])].as_py() if units is not None else None, chosen
 
-    def _new_series(self, key: tuple[str | None, str | None], unit: str | None) -> Series:
+    def _new_series(self, key: tuple[str | None, str | None], unit: str | None, places: Sequence[int]) -> Series:
         device, name = key
-        channels = self.plan.channels
+        channels = [self.plan.channels[i] for i in places]
         if name is not None:
             known = to_ucum(unit) if unit else None
             extra = {"unit": unit} if unit and known is None else {}
-            single = len(channels) == 1
             channels = [
-                Channel(name if single else f"{name}.{c.name}", known or c.unit, {**c.extra, **extra}, c.transforms)
+                Channel(
+                    name if len(channels) == 1 else f"{name}.{c.name}",
+                    known or c.unit,
+                    {**c.extra, **extra},
+                    c.transforms,
+                )
                 for c in channels
             ]
+        position = self.plan.position
+        if position is not None:
+            inside = set(position) <= set(places)
+            position = (places.index(position[0]), places.index(position[1])) if inside else None
         return Series(
             channels,
             self.config.window,
@@ -223,7 +248,7 @@ class Table:
             time_source=self.plan.clock.source,
             absolute=self.plan.clock.absolute,
             period_ns=round(self.config.period_s * 1e9) if self.config.period_s else None,
-            position=self.plan.position,
+            position=position,
             order=len(self._series),
         )
 
@@ -232,6 +257,8 @@ class Table:
     def _lines(self, chunk: Chunk, rows: Int64, t: Int64 | None, timed: Bool) -> Iterator[Draft]:
         shown = self.plan.shown
         self._text.flags = self._flags
+        kept = np.zeros(len(chunk.rows), np.bool_)
+        kept[rows] = True
         for start, end in _slices(chunk.batch, shown):
             part = chunk.batch.slice(start, end - start)
             columns = [plain(leaf.read(part)) for leaf in shown]
@@ -242,9 +269,11 @@ class Table:
             else:
                 lines = json_lines([leaf.name for leaf in shown], columns)
             for index, line in zip(range(start, end), lines):
-                if line is None or not _holds(rows, index):
+                if line is None or not kept[index]:
                     continue
-                self.text_bytes += len(line)
+                self._text_left -= len(line)
+                if self._text_left < 0:
+                    raise RecordError("bomb", f"the text of this table grows beyond {self._max_text} characters")
                 draft = self._text.add(
                     int(chunk.rows[index]), line, int(t[index]) if t is not None and timed[index] else None
                 )
@@ -261,11 +290,6 @@ def _take(values: Values, rows: Int64) -> Values:
         None if values.lossy is None else values.lossy[rows],
         None if values.damaged is None else values.damaged[rows],
     )
-
-
-def _holds(rows: Int64, index: int) -> bool:
-    at = int(np.searchsorted(rows, index))
-    return at < len(rows) and int(rows[at]) == index
 
 
 def _slices(batch: pa.RecordBatch, shown: Sequence[Leaf]) -> Iterator[tuple[int, int]]:

@@ -87,11 +87,12 @@ def pattern_of(time_format: str) -> str:
 
 
 def detect(sample: pa.Array, least: float = 0.9) -> tuple[str, bool] | None:
-    """(layout, ambiguous) that reads at least this share of the non-null strings, or None.
+    """(layout, ambiguous) that reads at least this share of the strings that are not blank, or None.
 
     `iso` names the fast path of `ymd`. Ambiguous: mdy and dmy read the sample equally well.
     """
-    texts = pc.drop_null(sample).slice(0, 4096)
+    texts = pc.drop_null(sample)
+    texts = texts.filter(pc.not_equal(pc.utf8_trim_whitespace(texts), "")).slice(0, 4096)
     if len(texts) == 0:
         return None
     few = texts.slice(0, 64)
@@ -100,7 +101,7 @@ def detect(sample: pa.Array, least: float = 0.9) -> tuple[str, bool] | None:
     if not best or shares[best] < least:
         return None
     ambiguous = best == "mdy" and shares.get("dmy") == shares["mdy"]
-    if ambiguous and _bools(pc.match_substring_regex(texts, r"^\s*\d+\.")).all():
+    if ambiguous and mask_of(pc.match_substring_regex(texts, r"^\s*\d+\.")).all():
         return "dmy", False  # with dots the day comes first everywhere
     return ("iso" if best == "ymd" else best), ambiguous
 
@@ -145,9 +146,7 @@ def valid_of(array: pa.Array) -> Bool:
     """True where an array is not null."""
     if array.null_count == 0:
         return np.ones(len(array), dtype=np.bool_)
-    flags = pc.is_valid(array)
-    bits = np.frombuffer(flags.buffers()[1], dtype=np.uint8)
-    return np.unpackbits(bits, bitorder="little", count=flags.offset + len(flags))[flags.offset :].astype(np.bool_)
+    return mask_of(pc.is_valid(array))
 
 
 def _read_pattern(texts: pa.Array, pattern: str) -> Stamps:
@@ -165,7 +164,7 @@ def _read_pattern(texts: pa.Array, pattern: str) -> Stamps:
         return int64_of(pc.cast(pc.if_else(pc.equal(found, ""), str(default), found), pa.int64()))
 
     year = number("y", 1970)
-    short = _bools(pc.equal(pc.utf8_length(text("y")), 2)) if "y" in names else np.zeros(len(parts), np.bool_)
+    short = mask_of(pc.equal(pc.utf8_length(text("y")), 2)) if "y" in names else np.zeros(len(parts), np.bool_)
     year = np.where(short, year + np.where(year < 69, 2000, 1900), year)
     month = _months(text("mon")) if "mon" in names else number("mo", 1)
     day, hour, minute, second = number("d", 1), number("h", 0), number("mi", 0), number("s", 0)
@@ -177,7 +176,7 @@ def _read_pattern(texts: pa.Array, pattern: str) -> Stamps:
         ok &= day <= _days_in_month(year, np.clip(month, 1, 12))
     if "ap" in names:
         half = pc.utf8_lower(pc.utf8_slice_codeunits(text("ap"), 0, 1))
-        noon = {kind: _bools(pc.equal(half, kind)) for kind in "ap"}
+        noon = {kind: mask_of(pc.equal(half, kind)) for kind in "ap"}
         ok &= ~(noon["a"] | noon["p"]) | ((hour >= 1) & (hour <= 12))
         hour = np.where(noon["a"] | noon["p"], hour % 12, hour) + 12 * noon["p"]
     ok &= ((hour < 24) | ((hour == 24) & (minute == 0) & (second == 0))) & (minute < 60) & (second <= 60)
@@ -192,7 +191,10 @@ def _read_pattern(texts: pa.Array, pattern: str) -> Stamps:
     return Stamps(np.where(ok, seconds, 0) * 1_000_000_000 + np.where(ok, fraction, 0), ok, zoned)
 
 
-def _bools(array: pa.Array) -> Bool:
+def mask_of(array: pa.Array) -> Bool:
+    """A boolean array without nulls as numpy."""
+    if len(array) == 0:
+        return np.empty(0, np.bool_)
     bits = np.frombuffer(array.buffers()[1], dtype=np.uint8)
     return np.unpackbits(bits, bitorder="little", count=array.offset + len(array))[array.offset :].astype(np.bool_)
 

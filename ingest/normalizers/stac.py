@@ -168,12 +168,11 @@ def _bands(asset: dict[str, Any], shared: list[Any], properties: dict[str, Any])
     for i in range(max(len(eo), len(raster), len(joint))):
         layers = [row[i] for row in (joint, eo, raster) if i < len(row) and isinstance(row[i], dict)]
         layers += [asset, {"gsd": properties.get("gsd")}]
-        micrometres = _first(layers, "eo:center_wavelength", "center_wavelength")
         bands.append(
             StacBand(
                 name=_name(layers),
                 common_name=_text(_pick(layers, "eo:common_name", "common_name")),
-                wavelength_nm=micrometres * 1000 if micrometres else None,
+                wavelength_nm=_nanometres(_first(layers, "eo:center_wavelength", "center_wavelength")),
                 gsd_m=_first(layers, "raster:spatial_resolution", "spatial_resolution", "gsd"),
                 unit=_text(_pick(layers, "unit")),
                 scale=_first(layers, "raster:scale", "scale"),
@@ -182,6 +181,13 @@ def _bands(asset: dict[str, Any], shared: list[Any], properties: dict[str, Any])
             )
         )
     return tuple(bands)
+
+
+def _nanometres(value: float | None) -> float | None:
+    """STAC says micrometres; 470 is what writers mean who did not read that. No instrument sees under 100 nm."""
+    if value is None or not 0.1 <= value < 1e5:
+        return None
+    return value if value > 100 else value * 1000
 
 
 def _name(layers: list[dict[str, Any]]) -> str | None:

@@ -176,7 +176,7 @@ class StringMember:
         self._to_value = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
 
     def cut(self, data: bytes, text: str) -> bytes | None:
-        """`data` without the member, whose value is `text`, and without one comma beside it; None if it is not found."""
+        """`data` without the member, whose value is `text`, and without one comma beside it; None: not found."""
         key = self._key
         start = data.find(key)
         if start < 1 or data[start - 1] == 0x5C:  # a backslash: the quote belongs to a string
@@ -205,8 +205,8 @@ class StringMember:
         rest = self.cut(data, value[self.name])
         if rest is None:
             return None
-        # The cut took one key. If as many key ends are left as the value has other keys, then `data` has no more keys than
-        # its value: none stands twice. And if no inner object has a key of this name, the member was the outer one.
+        # The cut took one key. If as many key ends are left as the value has other keys, then `data` has no more keys
+        # than its value: none stands twice. And if no inner object has a key of this name, the outer member was cut.
         others = len(value) - 1
         if rest.count(b":") != others:
             ends = len(_KEY_END.findall(rest))

@@ -94,21 +94,24 @@ class VideoNormalizer(Normalizer):
                 yield from self._beside(other)
         format = item.headers.get("format")
         with open_media(blob, format, self.limits) as media:
-            first = part.number == 1
-            sound = self.config.sound() if first else None
-            text = first and self.config.subtitles
-            streams = choose(media, video=self.config.track, audio=sound.track if sound else None, text=text)
-            if not first and streams.video is None:
+            streams = self._choose(media)
+            if part.number == 1:
+                streams.require_any()
+                for problem in streams.problems:
+                    yield Bad(problem.reason, problem.message, problem.locator or "{}")
+            elif streams.video is None:
                 return
-            streams.require_any()
-            for problem in streams.problems if first else ():
-                yield Bad(problem.reason, problem.message, problem.locator or "{}")
             start = self._seek(media, streams, part)
             if start:
-                yield from self._read(media, streams, sound, part)
+                yield from self._read(media, streams, part)
         if not start:  # no key frame to start from: once more, from the beginning
             with open_media(blob, format, self.limits) as media:
-                yield from self._read(media, choose(media, video=self.config.track, audio=None, text=False), None, part)
+                yield from self._read(media, self._choose(media), part)
+
+    def _choose(self, media: Media) -> Streams:
+        sound = self.config.sound()
+        audio = sound.track if sound is not None else None
+        return choose(media, video=self.config.track, audio=audio, text=self.config.subtitles)
 
     def _seek(self, media: Media, streams: Streams, part: Part) -> bool:
         if streams.video is None or part.number == 1:
@@ -116,26 +119,25 @@ class VideoNormalizer(Normalizer):
         rule = self.config.rule()
         return seek_before(media, streams.video, rule, span_of(media, streams.video, rule, part))
 
-    def _read(self, media: Media, streams: Streams, sound: AudioConfig | None, part: Part) -> Iterator[Normalized]:
+    def _read(self, media: Media, streams: Streams, part: Part) -> Iterator[Normalized]:
         makers: list[Callable[[], Reading]] = []
         limits = self.limits
         if (video := streams.video) is not None:
             rule = self.config.rule()
             span = span_of(media, video, rule, part)
             makers.append(lambda: VideoTrack(media, video, rule, limits, span=span, left_out=streams.left_out))
-        if sound is not None:
+        sound = self.config.sound()
+        if part.number == 1 and sound is not None:
             makers += [partial(AudioTrack, media, s, sound.rule(), limits, left_out=[]) for s in streams.audio]
-        makers += [partial(TextTrack, media, s) for s in streams.text]
+        if part.number == 1:
+            makers += [partial(TextTrack, media, s) for s in streams.text]
         yield from read_tracks(media, makers, last=part.number == part.count)
 
     def _beside(self, blob: Blob) -> Iterator[Normalized]:
         """The text of a file beside the video; one that cannot be read costs itself alone."""
         place = {"member": blob.name}
         try:
-            format = EXTENSIONS.get(blob.name.rsplit(".", 1)[-1].lower())
-            if format is None:
-                raise RecordError("unsupported", f"{blob.name}: beside a video only timed text is read")
-            yield from timed_text_file(blob, format, place, self.limits)
+            yield from timed_text_file(blob, EXTENSIONS[_extension(blob)], place, self.limits)
         except RecordError as exc:
             yield Bad(exc.reason, exc.message, canonical_json(place).decode())
 
@@ -145,9 +147,13 @@ def _files(item: Item) -> tuple[Blob, list[Blob]]:
     if not isinstance(item.data, list):
         return blob_of(item), []
     named = sorted(item.data, key=lambda blob: blob.id)
-    text = [blob for blob in named if blob.name.rsplit(".", 1)[-1].lower() in EXTENSIONS]
+    text = [blob for blob in named if _extension(blob) in EXTENSIONS]
     media = [blob for blob in named if blob not in text]
     if len(media) != 1:
         names = ", ".join(blob.name for blob in named[:8])
         raise RecordError("inconsistent", f"one video with timed text beside it is expected, not [{names}]")
     return media[0], text
+
+
+def _extension(blob: Blob) -> str:
+    return blob.name.rsplit(".", 1)[-1].lower()

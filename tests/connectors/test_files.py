@@ -364,3 +364,10 @@ def test_items_carry_no_truncated_header_when_all_is_well(tmp_path: Path) -> Non
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"hello"))
     (read,) = only(files(tmp_path))
     assert isinstance(read, Item) and "truncated" not in read.headers
+
+
+def test_the_page_names_every_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "connectors-files.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| `")}
+    for name in Files.Config.model_fields:
+        assert name in rows, name

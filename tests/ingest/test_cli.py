@@ -22,11 +22,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("folder")
     (root / "in").mkdir()
     for i in range(4):
-        rows = [json.dumps({"text": f"bulletin {i} {j}: water level {j * 7 % 50} cm at the quay, wind {j % 9} m/s", "id": j}) for j in range(40)]
+        rows = [
+            json.dumps(
+                {"text": f"bulletin {i} {j}: water level {j * 7 % 50} cm at the quay, wind {j % 9} m/s", "id": j}
+            )
+            for j in range(40)
+        ]
         (root / "in" / f"b{i}.jsonl").write_text("\n".join(rows) + "\n")
     (root / "in" / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n{"text": "fine too"}\n')
     (root / "in" / "noise.bin").write_bytes(bytes(range(128, 256)) * 8)
-    csv = ["time,level [m]"] + [f"2025-06-14T{h:02d}:{m:02d}:00Z,{(h * 60 + m) % 97 / 10}" for h in range(24) for m in range(60)]
+    csv = ["time,level [m]"] + [
+        f"2025-06-14T{h:02d}:{m:02d}:00Z,{(h * 60 + m) % 97 / 10}" for h in range(24) for m in range(60)
+    ]
     (root / "in" / "tide.csv").write_text("\n".join(csv) + "\n")
     headrace("build", str(root / "in"), "--out", str(root / "out"), "--workers", "1", "--license", "CC-BY-4.0")
     return root
@@ -64,13 +71,17 @@ def test_an_address_that_does_not_exist_is_told(folder: Path) -> None:
 
 
 def test_decode_gives_the_text_back_beside_its_original(folder: Path, tmp_path: Path) -> None:
-    written = json.loads(headrace("decode", str(folder / "out"), "--stream", "text", "--row", "3", "--out", str(tmp_path), "--json"))
+    written = json.loads(
+        headrace("decode", str(folder / "out"), "--stream", "text", "--row", "3", "--out", str(tmp_path), "--json")
+    )
     decoded, original = (Path(f).read_text() for f in written[0]["files"])
     assert decoded == original == "bulletin 0 3: water level 21 cm at the quay, wind 3 m/s"
 
 
 def test_decode_draws_a_sensor_window(folder: Path, tmp_path: Path) -> None:
-    written = json.loads(headrace("decode", str(folder / "out"), "--stream", "sensors", "--out", str(tmp_path), "--json"))
+    written = json.loads(
+        headrace("decode", str(folder / "out"), "--stream", "sensors", "--out", str(tmp_path), "--json")
+    )
     assert written[0]["error"] < 0.01
     assert any(f.endswith("sensors-00000.png") for f in written[0]["files"])
 
@@ -99,10 +110,14 @@ def test_other_settings_are_refused_by_name(folder: Path) -> None:
 
 
 def test_print_pipeline_gives_a_file_that_builds_the_same(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text(headrace("build", str(folder / "in"), "--print-pipeline", "--license", "CC-BY-4.0"))
+    (tmp_path / "p.yaml").write_text(
+        headrace("build", str(folder / "in"), "--print-pipeline", "--license", "CC-BY-4.0")
+    )
     headrace("build", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "out"), "--workers", "2")
     headrace("build", str(folder / "in"), "--out", str(tmp_path / "again"), "--workers", "1", "--license", "CC-BY-4.0")
-    digests = {json.loads(headrace("verify", str(tmp_path / name), "--json"))["content_digest"] for name in ("out", "again")}
+    digests = {
+        json.loads(headrace("verify", str(tmp_path / name), "--json"))["content_digest"] for name in ("out", "again")
+    }
     assert len(digests) == 1
 
 
@@ -116,7 +131,13 @@ def test_dry_run_tells_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
 def test_new_plugins_are_green_and_build_at_once(kind: str, tmp_path: Path) -> None:
     headrace("new", kind, "my_part", "--out", str(tmp_path))
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_part.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_part.py"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     headrace("build", str(tmp_path / "my_part.yaml"), "--out", str(tmp_path / "out"), "--workers", "1")
     assert json.loads(headrace("verify", str(tmp_path / "out"), "--json"))["samples"] >= 1

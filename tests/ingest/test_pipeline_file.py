@@ -47,7 +47,9 @@ def message(text: str, tmp_path: Path) -> str:
         ("streams:", "steams:", ["steams", "unknown setting"]),
     ],
 )
-def test_the_message_names_the_field_and_what_would_be_right(old: str, new: str, words: list[str], tmp_path: Path) -> None:
+def test_the_message_names_the_field_and_what_would_be_right(
+    old: str, new: str, words: list[str], tmp_path: Path
+) -> None:
     assert old in GOOD
     told = message(GOOD.replace(old, new, 1), tmp_path)
     for word in words:
@@ -74,7 +76,11 @@ def test_a_wrong_file_fails_in_under_two_seconds(tmp_path: Path) -> None:
 
     (tmp_path / "p.yaml").write_text(GOOD.replace("type: bytes", "type: byte"))
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "headrace", "build", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "o")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "headrace", "build", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "o")],
+        capture_output=True,
+        text=True,
+    )
     assert time.monotonic() - began < 10  # the promise is 2 s on an idle machine; a loaded one may take longer
     assert done.returncode == 2
     assert done.stderr.startswith("headrace: streams.notes.tokenizer.type") and done.stderr.count("\n") == 1

@@ -177,7 +177,11 @@ def test_a_document_read_in_pieces_gives_what_the_whole_would(monkeypatch: pytes
 
 def test_lines_can_be_records_of_their_own() -> None:
     rows, bad = opened(b"one\r\n\r\n  \ntwo\n\xff\nthree", "text", lines="each")
-    assert [(row["text"], row["locator"]) for row in rows] == [("one", '{"byte":0}'), ("two", '{"byte":10}'), ("three", '{"byte":16}')]
+    assert [(row["text"], row["locator"]) for row in rows] == [
+        ("one", '{"byte":0}'),
+        ("two", '{"byte":10}'),
+        ("three", '{"byte":16}'),
+    ]
     assert [(b.reason, b.locator, b.data) for b in bad] == [("bad_encoding", '{"byte":14}', b"\xff\n")]
     assert rows[0]["group_id"] == 'folder/file#{"byte":0}'
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,9 @@ def test_bad_lines_cost_one_line_each_and_keep_their_bytes() -> None:
 
 
 def test_without_a_name_the_text_is_looked_for_and_else_the_line_is_the_text() -> None:
-    rows, bad = lines_of([b'{"body": "b", "text": 5}', b' {"a": 1.0} ', b'"bare \\u00e9"', b"[1, 2]", b'{"content":"c"}'])
+    rows, bad = lines_of(
+        [b'{"body": "b", "text": 5}', b' {"a": 1.0} ', b'"bare \\u00e9"', b"[1, 2]", b'{"content":"c"}']
+    )
     assert bad == []
     assert [row["text"] for row in rows] == ["b", '{"a": 1.0}', "bare é", "[1, 2]", "c"]
     assert [row["extra"] for row in rows] == ['{"text": 5}', None, None, None, None]
@@ -90,17 +92,26 @@ def test_fields_become_columns_and_the_rest_stays_as_it_was_written() -> None:
         b'{"id": 7, "body": "x", "lang": "fi", "when": "2024-03-01T12:00:00+02:00",'
         b' "rights": "CC BY 4.0", "score": 1.500, "big": 123456789012345678901234567890}'
     )
-    rows, bad = lines_of([line], field="body", time="when", language_field="lang", license_field="rights", id_field="id")
+    rows, bad = lines_of(
+        [line], field="body", time="when", language_field="lang", license_field="rights", id_field="id"
+    )
     assert bad == []
     row = rows[0]
-    assert row["event_time"] == datetime(2024, 3, 1, 10, tzinfo=timezone.utc)
-    assert (row["time_source"], row["language"], row["license"], row["group_id"]) == ("field:when", "fi", "LicenseRef-CC-BY-4.0", "7")
+    assert row["event_time"] == datetime(2024, 3, 1, 10, tzinfo=UTC)
+    assert (row["time_source"], row["language"], row["license"], row["group_id"]) == (
+        "field:when",
+        "fi",
+        "LicenseRef-CC-BY-4.0",
+        "7",
+    )
     assert '"lang"' not in row["extra"] and '"score": 1.500' in row["extra"] and '"rights": "CC BY 4.0"' in row["extra"]
     assert json.loads(row["extra"]).keys() == {"id", "when", "rights", "score", "big"}
 
 
 def test_a_path_reaches_into_objects_and_a_name_with_a_dot_goes_first() -> None:
-    rows, bad = lines_of([b'{"a": {"b": "inner", "n": 1.0}, "z": [1e3]}', b'{"a.b": "outer", "a": {"b": "inner"}}'], field="a.b")
+    rows, bad = lines_of(
+        [b'{"a": {"b": "inner", "n": 1.0}, "z": [1e3]}', b'{"a.b": "outer", "a": {"b": "inner"}}'], field="a.b"
+    )
     assert bad == []
     assert [(row["text"], row["extra"]) for row in rows] == [
         ("inner", '{"a":{"n":1.0},"z":[1e3]}'),
@@ -145,11 +156,13 @@ def test_a_named_field_that_is_absent_refuses_or_flags_as_the_pipeline_says() ->
     ],
 )
 def test_times_are_read_in_every_common_spelling(value: Any, iso: str, flags: list[str]) -> None:
-    moment = datetime.fromisoformat(iso).replace(tzinfo=timezone.utc)
+    moment = datetime.fromisoformat(iso).replace(tzinfo=UTC)
     assert time_us(value) == (round(moment.timestamp() * 1e6), flags)
 
 
-@pytest.mark.parametrize("value", ["", "noon", "2024-13-01", "12:00", 1e30, float("inf"), float("nan"), "9" * 30, "0000-01-01"])
+@pytest.mark.parametrize(
+    "value", ["", "noon", "2024-13-01", "12:00", 1e30, float("inf"), float("nan"), "9" * 30, "0000-01-01"]
+)
 def test_what_is_no_time_is_refused(value: Any) -> None:
     with pytest.raises(RecordError) as refusal:
         time_us(value)
@@ -160,7 +173,11 @@ def test_what_is_no_time_is_refused(value: Any) -> None:
 @given(st.datetimes(min_value=datetime(1700, 1, 1), max_value=datetime(5000, 1, 1)))
 def test_a_time_is_the_same_in_every_unit(moment: datetime) -> None:
     us = time_us(moment.isoformat() + "Z")[0]
-    assert us == (moment - datetime(1970, 1, 1)) // (datetime(1970, 1, 1, 0, 0, 1) - datetime(1970, 1, 1)) * 1_000_000 + moment.microsecond
+    assert (
+        us
+        == (moment - datetime(1970, 1, 1)) // (datetime(1970, 1, 1, 0, 0, 1) - datetime(1970, 1, 1)) * 1_000_000
+        + moment.microsecond
+    )
     if moment.year > 1975:
         assert time_us(us) == time_us(us * 1000 + 999) == (us, [])
 
@@ -168,7 +185,10 @@ def test_a_time_is_the_same_in_every_unit(moment: datetime) -> None:
 def test_an_array_of_objects_gives_a_record_each_and_a_damaged_end_costs_the_rest() -> None:
     rows, bad = document(b'[{"text": "a"}, {"text": 1, "text": 2}, {"b": 1.50}, {"text": "c')
     assert [(row["text"], row["locator"]) for row in rows] == [("a", '{"index":0}'), ('{"b": 1.50}', '{"index":2}')]
-    assert [(b.reason, b.locator) for b in bad] == [("invalid_json", '{"index":1}'), ("invalid_json", '{"from_index":3}')]
+    assert [(b.reason, b.locator) for b in bad] == [
+        ("invalid_json", '{"index":1}'),
+        ("invalid_json", '{"from_index":3}'),
+    ]
     assert rows[0]["group_id"] == 'a.json#{"index":0}'
     rows, bad = document(b'[{"text": "a"}, ')
     assert [(b.reason, b.locator) for b in bad] == [("truncated", '{"from_index":1}')]
@@ -187,7 +207,9 @@ def test_a_stac_item_is_flagged() -> None:
 
 
 def test_records_inside_a_document_are_reached_by_a_path() -> None:
-    source = {"data": [{"paragraphs": [{"context": "a", "n": 1}, {"context": "b"}]}, {"paragraphs": [{"context": 3}]}, {}]}
+    source = {
+        "data": [{"paragraphs": [{"context": "a", "n": 1}, {"context": "b"}]}, {"paragraphs": [{"context": 3}]}, {}]
+    }
     rows, bad = document(json.dumps(source).encode(), records="data.paragraphs", field="context")
     assert [(row["text"], row["locator"]) for row in rows] == [
         ("a", '{"pointer":"/data/0/paragraphs/0"}'),
@@ -227,12 +249,17 @@ def test_the_parts_of_a_long_line_stay_in_one_group() -> None:
     rows, _ = lines_of([json.dumps({"text": "word " * 30, "n": 1.0}).encode()], max_chars=64)
     assert "".join(row["text"] for row in rows) == "word " * 30 and len(rows) == 3
     assert {row["group_id"] for row in rows} == {'a.jsonl#{"byte":0}'}
-    assert rows[1]["locator"] == f'{{"byte":0,"chars":[{len(rows[0]["text"])},{len(rows[0]["text"]) + len(rows[1]["text"])}]}}'
+    assert (
+        rows[1]["locator"]
+        == f'{{"byte":0,"chars":[{len(rows[0]["text"])},{len(rows[0]["text"]) + len(rows[1]["text"])}]}}'
+    )
     assert {row["extra"] for row in rows} == {'{"n": 1.0}'}
 
 
 @pytest.mark.data
-def test_the_json_of_the_corpus_is_read_as_the_standard_parser_reads_it(corpus: Path, manifest: list[dict[str, str]]) -> None:
+def test_the_json_of_the_corpus_is_read_as_the_standard_parser_reads_it(
+    corpus: Path, manifest: list[dict[str, str]]
+) -> None:
     seen = 0
     for row in manifest:
         if row["modality"] != "text" or not row["path"].endswith(".json"):

@@ -26,9 +26,7 @@ def oracle(data: bytes) -> Any:
         raise ValueError(name)
 
     try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=once, parse_constant=never, parse_int=in_64_bits
-        )
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=never, parse_int=in_64_bits)
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair has no UTF-8 form
     except (ValueError, RecursionError):
         return None
@@ -69,7 +67,9 @@ def _units(text: str) -> list[int]:
     return [int.from_bytes(wide[i : i + 2], "big") for i in range(0, len(wide), 2)]
 
 
-numbers = st.sampled_from(["0", "-0", "1", "1.0", "1.50", "1e5", "-1E+2", "12345678901234567890123", "1e999", "0.1e-400"])
+numbers = st.sampled_from(
+    ["0", "-0", "1", "1.0", "1.50", "1e5", "-1E+2", "12345678901234567890123", "1e999", "0.1e-400"]
+)
 
 
 def spelled(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -84,7 +84,9 @@ def spelled(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return objects | arrays
 
 
-documents = st.recursive(spelled_string() | numbers | st.sampled_from(["true", "false", "null"]), spelled, max_leaves=12)
+documents = st.recursive(
+    spelled_string() | numbers | st.sampled_from(["true", "false", "null"]), spelled, max_leaves=12
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -100,13 +102,17 @@ def test_damaged_documents_end_as_the_slow_parser_says(text: str, data: Any) -> 
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(raw)))
         cut = data.draw(st.integers(0, 2))
-        raw[at : at + cut] = data.draw(st.sampled_from([b"", b'"', b":", b",", b"\\", b"{", b"}", b"NaN", b"\xff", b"1", b" "]))
+        raw[at : at + cut] = data.draw(
+            st.sampled_from([b"", b'"', b":", b",", b"\\", b"{", b"}", b"NaN", b"\xff", b"1", b" "])
+        )
     assert ours(bytes(raw)) == oracle(bytes(raw))
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(spelled_string(), documents), max_size=5), spelled_string(), spaces)
-def test_what_is_left_without_a_member_is_spelled_as_before(members: list[tuple[str, str]], text: str, space: str) -> None:
+def test_what_is_left_without_a_member_is_spelled_as_before(
+    members: list[tuple[str, str]], text: str, space: str
+) -> None:
     at = len(members) // 2
     members = [*members[:at], ('"text"', text), *members[at:]]
     source = "{" + ",".join(f"{space}{key}{space}:{space}{value}" for key, value in members) + "}"

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from headrace.schemas.errors import RecordError
 Rows = list[dict[str, Any]]
 
 
-def opened(data: bytes | pa.RecordBatch, format_name: str, media_type: str = "", **settings_: Any) -> tuple[Rows, list[Bad]]:
+def opened(
+    data: bytes | pa.RecordBatch, format_name: str, media_type: str = "", **settings_: Any
+) -> tuple[Rows, list[Bad]]:
     payload = BytesBlob("a", data) if isinstance(data, bytes) else data
     item = Item(payload, 1, headers={"format": format_name, "media_type": media_type})
     rows: Rows = []
@@ -108,7 +110,7 @@ def test_cells_of_any_length_and_other_encodings_are_read() -> None:
 
 
 def test_the_rows_of_an_arrow_table_are_records() -> None:
-    moment = datetime(2024, 3, 1, tzinfo=timezone.utc)
+    moment = datetime(2024, 3, 1, tzinfo=UTC)
     table = pa.RecordBatch.from_pylist(
         [
             {"content": "a", "score": 0.5, "at": "2024-03-01T00:00:00Z", "raw": b"\x01", "when": moment},
@@ -167,7 +169,9 @@ def test_xml_is_read_in_the_encoding_it_declares(codec: str) -> None:
 
 
 @pytest.mark.data
-def test_the_bibles_of_the_corpus_give_the_verses_that_another_parser_finds(corpus: Path, manifest: list[dict[str, str]]) -> None:
+def test_the_bibles_of_the_corpus_give_the_verses_that_another_parser_finds(
+    corpus: Path, manifest: list[dict[str, str]]
+) -> None:
     paths = [row["path"] for row in manifest if "/bible_xml/" in row["path"]]
     assert len(paths) >= 6
     for path in paths:
@@ -202,14 +206,21 @@ def test_html_gives_what_a_reader_sees() -> None:
     [
         ("<p>é".encode("latin-1"), "text/html; charset=ISO-8859-1", {}, "é"),
         ('<meta charset="iso-8859-1"><p>“é”'.encode("cp1252"), "", {}, "“é”"),
-        ('<meta http-equiv=Content-Type content="text/html; charset=shift_jis"><p>日本'.encode("shift_jis"), "", {}, "日本"),
+        (
+            '<meta http-equiv=Content-Type content="text/html; charset=shift_jis"><p>日本'.encode("shift_jis"),
+            "",
+            {},
+            "日本",
+        ),
         ("<meta charset=utf-16><p>é".encode(), "", {}, "é"),
         ("<meta charset=nonsense><p>é".encode(), "", {}, "é"),
         ("<meta charset=utf-8><p>é".encode("cp1252"), "", {"encoding": "cp1252"}, "é"),
         ("<meta charset=latin1><p>é".encode("utf-16"), "", {}, "é"),
     ],
 )
-def test_a_page_is_read_in_the_encoding_it_says(data: bytes, media_type: str, settings_: dict[str, Any], text: str) -> None:
+def test_a_page_is_read_in_the_encoding_it_says(
+    data: bytes, media_type: str, settings_: dict[str, Any], text: str
+) -> None:
     rows, _ = opened(data, "html", media_type, **settings_)
     assert rows[0]["text"] == text
 
@@ -242,8 +253,28 @@ class Words(HTMLParser):
 
 
 pieces = st.sampled_from(
-    ["word ", "a&amp;b ", "&eacute;", "1 &lt; 2 ", "<p>", "</p>", "<div class='x>y'>", "</div>", "<!-- <p>no</p> -->", "<br/>"]
-    + ["<style>p > a { }</style>", "<script>if (a < b) '<p>'</script>", "<h2 a=b>", "</h2>", "<li>", "&#233; ", "  ", "\n"]
+    [
+        "word ",
+        "a&amp;b ",
+        "&eacute;",
+        "1 &lt; 2 ",
+        "<p>",
+        "</p>",
+        "<div class='x>y'>",
+        "</div>",
+        "<!-- <p>no</p> -->",
+        "<br/>",
+    ]
+    + [
+        "<style>p > a { }</style>",
+        "<script>if (a < b) '<p>'</script>",
+        "<h2 a=b>",
+        "</h2>",
+        "<li>",
+        "&#233; ",
+        "  ",
+        "\n",
+    ]
 )
 
 
@@ -260,7 +291,14 @@ def test_the_words_of_a_page_are_those_that_the_standard_parser_finds(parts: lis
 @pytest.mark.parametrize(
     "source",
     ["<a " * 200_000, "<!--" * 200_000, '<a b="' * 200_000, "<p" * 200_000 + ">", "</" * 400_000, "<![CDATA[" * 100_000]
-    + ["<svg>" * 100_000, "<script>" * 100_000, "&" * 400_000, "<a   " + " " * 400_000, "<pre>" * 100_000, "a<b " * 100_000],
+    + [
+        "<svg>" * 100_000,
+        "<script>" * 100_000,
+        "&" * 400_000,
+        "<a   " + " " * 400_000,
+        "<pre>" * 100_000,
+        "a<b " * 100_000,
+    ],
 )
 def test_malformed_pages_take_time_in_proportion_to_their_size(source: str) -> None:
     started = time.monotonic()

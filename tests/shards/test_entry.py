@@ -60,7 +60,7 @@ def entries() -> st.SearchStrategy[Entry]:
     return values_of(Entry).map(lambda e: dataclasses.replace(e, format=FORMAT))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(entries())
 def test_an_entry_comes_back_as_it_went(entry: Entry) -> None:
     data, digest = seal(entry)
@@ -68,7 +68,7 @@ def test_an_entry_comes_back_as_it_went(entry: Entry) -> None:
     assert hashlib.sha256(data.split(b"\n")[0] + b"\n").hexdigest() == digest == data.split(b"\n")[1].decode()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(entries(), st.randoms(use_true_random=False))
 def test_a_flipped_bit_anywhere_in_an_entry_is_noticed(entry: Entry, rng: random.Random) -> None:
     data, _ = seal(entry)

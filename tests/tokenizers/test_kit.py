@@ -133,16 +133,6 @@ class TestRasterPcaFsq(TokenizerKit):
             assert a.shape == b.shape and a.dtype == b.dtype
 
 
-class TestRasterAsinh(TestRasterPcaFsq):
-    def settings(self) -> Mapping[str, Any]:
-        return {"type": "pca-fsq", "scaling": "asinh"}
-
-
-class TestRasterLinear(TestRasterPcaFsq):
-    def settings(self) -> Mapping[str, Any]:
-        return {"type": "pca-fsq", "scaling": "linear"}
-
-
 class TestRasterBase(TestRasterPcaFsq):
     def settings(self) -> Mapping[str, Any]:
         return {"type": "pca-fsq", "scaling": "base"}

@@ -30,7 +30,7 @@ def write_all(folder: Path, made: Path, seed: int) -> None:
     (folder / "bits_flipped.png").write_bytes(bytes(png))
 
     good = [json.dumps({"id": f"broken-{i}", "issued": "2025-06-14T08:00:00Z", "lang": "en", "body": f"Line {i} is whole."}) for i in range(6)]
-    lines = [good[0], good[1][:-9], good[2], '{"id": "nan", "issued": NaN}', good[3], "\x00\x00\x00", good[4], '["not", "an object"]', good[5]]
+    lines = [good[0], good[1][:-9], good[2], '{"id": "nan", "issued": NaN}', good[3], "}{", good[4], '["not", "an object"]', good[5]]
     (folder / "some_lines_broken.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "latin1_says_utf8.jsonl").write_bytes('{"id": "l1", "issued": "2025-06-14T08:00:00Z", "body": "Hamnen är öppen."}\n'.encode("latin-1"))
 

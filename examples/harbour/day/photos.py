@@ -62,7 +62,7 @@ _STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image
 
 def take(folder: Path, studio: Studio, shot: Shot, number: int) -> None:
     """Write one photograph."""
-    view = View(studio, shot.camera, shot.t, scale=1.4)
+    view = View(studio, shot.camera, shot.t, scale=1.3)
     stem = f"{moment(shot.t):%H%M}_{shot.name}"
     folder.mkdir(parents=True, exist_ok=True)
     if shot.kind == "tif":

@@ -18,7 +18,7 @@ from day.sound import Horn, record
 
 SIZE = (432, 240)
 RATE = 44_100
-MORNING, EVENING = clock("06:02:04"), clock("17:51:16")
+MORNING, EVENING = clock("06:02:06"), clock("17:51:16")
 
 LIGHTHOUSE = Camera(50, -480, 19, 66, 58, *SIZE, 0.5, mirror=30)
 QUAY = Camera(-64, 84, 14, 207, 66, *SIZE, 0.5, mirror=45)
@@ -31,8 +31,8 @@ MORNING_CAPTIONS = [
     (0.4, 4.2, "06:02 UTC, camera of the lighthouse, Tuulisalmi."),
     (4.8, 8.6, "The ferry Aava rounds the breakwater with 46 passengers."),
     (9.0, 11.6, "[one long blast of the horn]"),
-    (12.2, 16.0, "Wind south-west 2 m/s, water 64 cm above datum."),
-    (16.4, 19.6, "[gulls]\nShe will be at the east pier in two minutes."),
+    (12.0, 13.9, "Wind south-west 2 m/s, water 64 cm above datum."),
+    (14.0, 15.9, "[gulls]\nShe will be at the east pier in two minutes."),
 ]
 EVENING_CAPTIONS = [
     (0.5, 5.0, "17:51 UTC, camera of the west quay. Kaleva Trader casts off."),
@@ -100,7 +100,7 @@ def _film(view: View, started: float, times: list[float]) -> Iterator[tuple[floa
         yield seconds, np.asarray(view.image(started + seconds))
 
 
-def morning(folder: Path, studio: Studio, seconds: float = 20.0) -> None:
+def morning(folder: Path, studio: Studio, seconds: float = 16.0) -> None:
     """The ferry comes in past the breakwater: 8 frames a second, with sound and captions."""
     view = View(studio, LIGHTHOUSE, MORNING, seconds=seconds, scale=1.25)
     sound = record(studio.place.seed, "morning", MORNING, seconds, RATE, (LIGHTHOUSE.x, LIGHTHOUSE.y), studio.ships, [MORNING_HORN], gulls=9)
@@ -109,12 +109,12 @@ def morning(folder: Path, studio: Studio, seconds: float = 20.0) -> None:
 
 
 def evening(folder: Path, studio: Studio, seconds: float = 24.0) -> None:
-    """The freighter leaves: a camera that takes few frames until something moves near it, then up to eight a second."""
+    """The freighter leaves: a camera that takes two frames a second until something moves near it, then up to six."""
     times, t = [], 0.0
     while t < seconds:
         times.append(round(t, 3))
         near = min((np.hypot(s.x - QUAY.x, s.y - QUAY.y) for s in (ship.at(EVENING + t) for ship in studio.ships) if s is not None and s.speed > 0.5), default=1e9)
-        t += 0.5 if near > 136 else 0.21 if near > 126 else 0.125
+        t += 0.5 if near > 136 else 0.25 if near > 126 else 0.16
     view = View(studio, QUAY, EVENING, seconds=seconds, scale=1.25)
     sound = record(studio.place.seed, "evening", EVENING, seconds, RATE, (QUAY.x, QUAY.y), studio.ships, [], gulls=5)
     write(folder / "quay_evening.mp4", _film(view, EVENING, times), EVENING, sound)

@@ -1,0 +1,415 @@
+"""Files on S3 (a real S3-compatible server on loopback), on web servers and in memory."""
+
+from __future__ import annotations
+
+import gzip
+import http.server
+import io
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from headrace.connectors.contract import Broken, Connector, Item
+from headrace.connectors.files import Files
+from headrace.connectors.testing import ConnectorKit
+from headrace.schemas.errors import ConfigError, SourceChanged, SourceError
+
+LINES = b"".join(b'{"n":%d}\n' % n for n in range(150_000))
+
+
+def lines_of(connector: Connector) -> bytes:
+    out = b""
+    for split in connector.splits():
+        for read in connector.read(split, None):
+            assert isinstance(read, Item)
+            out += b"".join(line + b"\n" for line in read.data.column("line").to_pylist())  # type: ignore[union-attr]
+    return out
+
+
+# -- S3 ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, Any]]:
+    """Settings of a running server with one bucket."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    options = {"key": "test", "secret": "test", "client_kwargs": {"region_name": "us-east-1"}}
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="corpus")
+    yield {"client": client, "settings": {"endpoint_url": endpoint, "storage_options": options}}
+    server.stop()
+
+
+def s3_files(s3: dict[str, Any], prefix: str, **settings: Any) -> Files:
+    return Files(Files.Config(root=f"s3://corpus/{prefix}", **s3["settings"], **settings))
+
+
+@pytest.mark.server
+class TestS3(ConnectorKit):
+    s3: dict[str, Any]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def bucket(cls, s3: dict[str, Any]) -> None:
+        cls.s3 = s3
+        for key, data in (
+            ("kit/a.jsonl", LINES), ("kit/d/b.jsonl.gz", gzip.compress(LINES)), ("kit/d/c.bin", b"\0\1\2"), ("kit/d/", b""),
+        ):  # fmt: skip
+            s3["client"].put_object(Bucket="corpus", Key=key, Body=data)
+
+    def make(self) -> Connector:
+        return s3_files(self.s3, "kit", divide_bytes=1 << 20)
+
+
+@pytest.mark.server
+def test_objects_are_listed_pinned_by_etag_and_read(s3: dict[str, Any]) -> None:
+    s3["client"].put_object(Bucket="corpus", Key="plain/x/a.jsonl", Body=LINES)
+    connector = s3_files(s3, "plain", divide_bytes=400_000)
+    splits = list(connector.splits())
+    assert splits[0].id == "x/a.jsonl#bytes=0-400000"
+    assert all(split.pin and split.pin.startswith("etag:") for split in splits)
+    assert lines_of(connector) == LINES
+    assert connector.describe() == "files s3://corpus/plain"
+
+
+@pytest.mark.server
+def test_an_object_replaced_since_planning_is_refused(s3: dict[str, Any]) -> None:
+    s3["client"].put_object(Bucket="corpus", Key="changed/a.bin", Body=b"\0one")
+    connector = s3_files(s3, "changed")
+    (split,) = connector.splits()
+    (item,) = connector.read(split, None)
+    assert isinstance(item, Item)
+    s3["client"].put_object(Bucket="corpus", Key="changed/a.bin", Body=b"\0two")
+    with pytest.raises(SourceChanged):
+        list(connector.read(split, None))
+    with pytest.raises(SourceChanged):
+        item.data.read()  # type: ignore[union-attr]
+    s3["client"].delete_object(Bucket="corpus", Key="changed/a.bin")
+    with pytest.raises(SourceChanged, match="missing"):
+        list(connector.read(split, None))
+
+
+@pytest.mark.server
+def test_an_object_replaced_while_it_is_read_is_refused(s3: dict[str, Any]) -> None:
+    body = LINES * 12
+    s3["client"].put_object(Bucket="corpus", Key="during/a.jsonl", Body=body)
+    connector = s3_files(s3, "during")
+    (split,) = connector.splits()
+    reads = connector.read(split, None)
+    next(reads)
+    s3["client"].put_object(Bucket="corpus", Key="during/a.jsonl", Body=body.replace(b'"n":1', b'"n":2'))
+    with pytest.raises(SourceChanged):
+        list(reads)
+
+
+@pytest.mark.server
+def test_archives_in_a_bucket_are_opened(s3: dict[str, Any]) -> None:
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("a.txt", "hello")
+        archive.writestr("b.jsonl", '{"a":1}\n')
+    s3["client"].put_object(Bucket="corpus", Key="zip/a.zip", Body=buffer.getvalue())
+    connector = s3_files(s3, "zip")
+    (split,) = connector.splits()
+    first, second = connector.read(split, None)
+    assert first.data.read() == b"hello"  # type: ignore[union-attr]
+    assert second.data.num_rows == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.server
+def test_an_empty_prefix_is_a_configuration_error(s3: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        list(s3_files(s3, "nothing-here").splits())
+
+
+def test_an_unreachable_server_is_a_source_error() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    options = {"key": "k", "secret": "s", "config_kwargs": {"connect_timeout": 1, "retries": {"max_attempts": 0}}}
+    config = Files.Config(root="s3://b/p", endpoint_url=endpoint, storage_options={**options, "max_concurrency": 1})
+    started = time.monotonic()
+    with pytest.raises(SourceError):
+        list(Files(config).splits())
+    assert time.monotonic() - started < 30
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_files_are_read_and_pinned() -> None:
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/headrace-test/a.jsonl", b'{"a":1}\n')
+    connector = Files(Files.Config(root="memory://headrace-test"))
+    (split,) = connector.splits()
+    assert len(list(connector.read(split, None))) == 1
+    time.sleep(0.01)
+    fs.pipe("/headrace-test/a.jsonl", b'{"a":2}\n')
+    with pytest.raises(SourceChanged):
+        list(connector.read(split, None))
+    fs.rm("/headrace-test", recursive=True)
+
+
+def test_an_unknown_kind_of_url_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigError):
+        list(Files(Files.Config(root="nosuch://x/y")).splits())
+
+
+# -- http --------------------------------------------------------------------------------------------------------------
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """A server of files with ETags and ranges, and with faults on demand."""
+
+    faults: dict[str, Any] = {}
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        faults = self.faults
+        faults.setdefault("log", []).append((self.command, self.path, self.headers.get("Range")))
+        if faults.get("busy", 0) > 0:
+            faults["busy"] -= 1
+            self.send_response(503)
+            self.send_header("Retry-After", "0")
+            self.end_headers()
+            return
+        if faults.get("redirect"):
+            self.send_response(302)
+            self.send_header("Location", faults["redirect"])
+            self.end_headers()
+            return
+        if faults.get("no_head") and not body:
+            self.send_error(405)
+            return
+        try:
+            data = Path(self.translate_path(self.path)).read_bytes()
+        except OSError:
+            self.send_error(404)
+            return
+        etag = f'"{hash(data)}"'
+        if self.headers.get("If-Match") not in (None, etag):
+            self.send_error(412)
+            return
+        span, status = data, 200
+        asked = self.headers.get("Range")
+        if asked and not faults.get("no_ranges"):
+            begin, _, end = asked.removeprefix("bytes=").partition("-")
+            span, status = data[int(begin) : int(end) + 1 if end else None], 206
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(span)))
+        self.send_header("TDM-Reservation", "0")
+        if not faults.get("no_etag"):
+            self.send_header("ETag", etag)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {begin}-{int(begin) + len(span) - 1}/{len(data)}")
+        self.end_headers()
+        if body:
+            drop = faults.get("drop")
+            self.wfile.write(span if drop is None else span[:drop])
+            if drop is not None and drop < len(span):
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """(root URL, folder, faults) of a running server."""
+    Handler.faults = {}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/", tmp_path, Handler.faults
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def web_files(root: str, *urls: str, **settings: Any) -> Files:
+    return Files(Files.Config(root=root, urls=urls, **settings))
+
+
+class PlainHandler(http.server.SimpleHTTPRequestHandler):
+    """What Python serves by itself: no ETags, no ranges."""
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.server
+class TestHttp(ConnectorKit):
+    """Against the server of the standard library, as it is."""
+
+    root: str
+    max_growth_bytes = 256 << 20
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        folder = tmp_path_factory.mktemp("web")
+        (folder / "a.jsonl").write_bytes(LINES)
+        (folder / "b.bin").write_bytes(b"\0\1\2")
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(PlainHandler, directory=str(folder)))
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        cls.root = f"http://127.0.0.1:{server.server_address[1]}/"
+        yield
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    def make(self) -> Connector:
+        return web_files(self.root, "a.jsonl", "b.bin", divide_bytes=1 << 20)
+
+    def test_close_frees_threads_and_files(self) -> None:
+        """The server runs in this process and holds threads of its own, so only what the client holds can be asked."""
+        connector = self.make()
+        split = next(iter(connector.splits()))
+        reads = iter(connector.read(split, None))
+        next(reads)
+        reads.close()  # type: ignore[attr-defined]
+        connector.close()
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("headrace")]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {}, {"drop": 200_000}, {"busy": 3}, {"no_ranges": True}, {"no_etag": True}, {"no_head": True},
+        {"no_etag": True, "drop": 300_000},
+    ],
+)  # fmt: skip
+def test_a_file_arrives_whole_whatever_the_server_does(web: tuple[str, Path, dict[str, Any]], faults: dict[str, Any]) -> None:
+    root, folder, active = web
+    (folder / "d").mkdir()
+    (folder / "d" / "a b.jsonl").write_bytes(LINES)
+    active.update(faults)
+    connector = web_files(root, "d/a b.jsonl")
+    assert lines_of(connector) == LINES
+    (split,) = connector.splits()
+    assert split.id == "d/a b.jsonl"
+
+
+@pytest.mark.server
+def test_a_server_that_always_breaks_off_is_a_source_error(web: tuple[str, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    from headrace.connectors import http_store
+
+    monkeypatch.setattr(http_store, "_WAITS_S", (0, 0, 0, 0))
+    root, folder, faults = web
+    (folder / "a.jsonl").write_bytes(LINES)
+    connector = web_files(root, "a.jsonl")
+    splits = list(connector.splits())
+    for fault in ({"drop": 0}, {"busy": 99}):
+        faults.update(fault)
+        with pytest.raises(SourceError) as raised:
+            list(connector.read(splits[0], None))
+        assert not isinstance(raised.value, SourceChanged)
+
+
+@pytest.mark.server
+def test_a_file_replaced_between_two_pieces_is_not_joined(web: tuple[str, Path, dict[str, Any]]) -> None:
+    root, folder, faults = web
+    (folder / "a.jsonl").write_bytes(LINES)
+    connector = web_files(root, "a.jsonl")
+    (split,) = connector.splits()
+    faults["drop"] = 1_200_000
+    reads = connector.read(split, None)
+    next(reads)
+    (folder / "a.jsonl").write_bytes(LINES.replace(b"1", b"2"))
+    with pytest.raises(SourceChanged):
+        list(reads)
+    with pytest.raises(SourceChanged):
+        list(connector.read(split, None))
+
+
+@pytest.mark.server
+def test_a_missing_file_is_told_and_the_others_arrive(web: tuple[str, Path, dict[str, Any]]) -> None:
+    root, folder, _ = web
+    (folder / "a.bin").write_bytes(b"\0here")
+    connector = web_files(root, "absent.bin", "a.bin")
+    reads = {split.id: next(iter(connector.read(split, None))) for split in connector.splits()}
+    assert isinstance(reads["absent.bin"], Broken) and "404" in reads["absent.bin"].message
+    item = reads["a.bin"]
+    assert isinstance(item, Item) and item.data.read() == b"\0here"  # type: ignore[union-attr]
+    assert item.headers["uri"] == root + "a.bin" and '"tdm-reservation":"0"' in item.headers["rights"]
+
+
+@pytest.mark.server
+def test_archives_are_read_from_servers_with_and_without_ranges(web: tuple[str, Path, dict[str, Any]]) -> None:
+    import zipfile
+
+    root, folder, faults = web
+    with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for n in range(20):
+            archive.writestr(f"{n}.bin", os.urandom(100_000))
+    for no_ranges in (False, True):
+        faults.update(no_ranges=no_ranges, log=[])
+        connector = web_files(root, "a.zip")
+        (split,) = connector.splits()
+        sizes = [read.data.size for read in connector.read(split, None)]  # type: ignore[union-attr]
+        assert sizes == [100_000] * 20
+        if no_ranges:
+            whole = [entry for entry in faults["log"] if entry[0] == "GET"]
+            assert len(whole) <= 4, "a server without ranges is asked for the file once, then it is kept"
+
+
+@pytest.mark.server
+def test_a_redirect_to_a_private_host_is_refused(web: tuple[str, Path, dict[str, Any]]) -> None:
+    root, folder, faults = web
+    (folder / "secret.bin").write_bytes(b"\0secret")
+    port = urlsplit(root).port
+    # The pipeline names 127.0.0.1, so that host is trusted; the same machine under another name is not.
+    for target in (f"http://localhost:{port}/secret.bin", "file:///etc/passwd", "ftp://127.0.0.1/x"):
+        faults.clear()
+        connector = web_files(root, "secret.bin")
+        (split,) = connector.splits()
+        faults["redirect"] = target
+        with pytest.raises(SourceError):
+            list(connector.read(split, None))
+
+
+@pytest.mark.parametrize("url", ["../a", "/etc/passwd", "https://other/x", "//other/x", "a/../../b", "file:///x", ""])
+def test_urls_outside_the_root_are_refused(url: str) -> None:
+    with pytest.raises(ConfigError):
+        list(web_files("http://127.0.0.1:1/data/", url).splits())
+
+
+@pytest.mark.server
+def test_signatures_and_passwords_stand_in_no_id_and_are_used(web: tuple[str, Path, dict[str, Any]]) -> None:
+    root, folder, faults = web
+    (folder / "a.bin").write_bytes(b"\0x")
+    connector = web_files(root.replace("http://", "http://user:pass%21@"), "a.bin?signature=canary")
+    (split,) = connector.splits()
+    (item,) = connector.read(split, None)
+    assert isinstance(item, Item)
+    said = f"{split} {item} {connector.describe()} {item.headers} {connector.config!r}"
+    assert "canary" not in said and split.id == "a.bin"
+    assert all("signature=canary" in path for _, path, _ in faults["log"])
