@@ -7,9 +7,8 @@
             return TideGauge(TideGauge.Config(host="127.0.0.1"))
 
 `make` gives a fresh connector on a source that does not change while the tests run and holds some hundred items at
-most. pytest finds the tests by inheritance; the kit itself needs only the standard library and a running Linux for
-its counts of files and memory. What it cannot reach (a server that is restarted, retention) is for the connector's own
-tests; `observed_guarantee` helps there.
+most. pytest finds the tests by inheritance. Files and memory are counted where /proc tells them. What the kit cannot
+reach (a server that is restarted, retention) is for the connector's own tests; `observed_guarantee` helps there.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from headrace.connectors.registry import connector_class, guarantee_of
 from headrace.schemas.canonical import canonical_json, digest_of, position_json
 
 Guarantee = Literal["exactly once", "at least once", "at most once", "none"]
-#: From weak to strong. "at least once" and "at most once" are not comparable; declaring one and showing the other fails.
+#: From weak to strong. At least once and at most once do not compare: declaring one and showing the other fails.
 _RANK = {"none": 0, "at most once": 1, "at least once": 1, "exactly once": 2}
 
 _CHILD = """
@@ -49,7 +48,7 @@ child_reads(task)
 class ConnectorKit(ABC):
     """Tests that each connector passes. Subclass it under a name that begins with Test, and write `make`."""
 
-    #: Positions after which reading on is tried, per split; beyond this many they are sampled evenly.
+    #: Positions after which reading on is tried, per split; of more than this many, so many are taken evenly.
     resume_points: ClassVar[int] = 64
     #: Reads taken of a split; for unbounded sources, which have no end.
     max_reads: ClassVar[int] = 2000
@@ -117,14 +116,15 @@ class ConnectorKit(ABC):
         """Nothing but the settings, the split and the position is needed to go on."""
         if self._declared() == "none":
             return
+        asked, expected = [], []
         for split, reads in self._all():
-            points = self._points(len(reads))
-            if not points:
-                continue
             digests = [read_digest(read) for read in reads]
-            answers = self._in_fresh_process(split, [reads[k].position for k in points])
-            for k, rest in zip(points, answers):
-                assert rest == digests[k + 1 :], f"{split.id}, after read {k}, in a fresh process: other reads come"
+            points = self._points(len(reads))
+            asked.append((split, [reads[k].position for k in points]))
+            expected.append([digests[k + 1 :] for k in points])
+        for (split, positions), answers, wanted in zip(asked, self._in_fresh_process(asked), expected):
+            for position, rest, right in zip(positions, answers, wanted):
+                assert rest == right, f"{split.id}, after {position!r}, in a fresh process: other reads come"
 
     # -- resources ----------------------------------------------------------------------------------------------------
 
@@ -226,27 +226,22 @@ class ConnectorKit(ABC):
             return list(range(count))
         return sorted({round(i * (count - 1) / (self.resume_points - 1)) for i in range(self.resume_points)})
 
-    def _in_fresh_process(self, split: Split, positions: list[Position]) -> list[list[str]]:
+    def _in_fresh_process(self, asked: list[tuple[Split, list[Position]]]) -> list[list[list[str]]]:
         with _closing(self.make()) as connector:
             cls, settings = type(connector), connector.config.model_dump(mode="json")
         task = {
             "path": [os.path.abspath(p) for p in sys.path],
             "type": self.type_name or _type_of(cls),
             "settings": settings,
-            "split": [split.id, split.pin, split.weight, split.bounded],
-            "positions": positions,
+            "asked": [[[split.id, split.pin, split.weight, split.bounded], positions] for split, positions in asked],
             "max_reads": self.max_reads,
         }
+        command = [sys.executable, "-c", _CHILD]
         child = subprocess.run(
-            [sys.executable, "-c", _CHILD],
-            input=json.dumps(task),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
+            command, input=json.dumps(task), capture_output=True, text=True, timeout=300, check=False
         )
         assert child.returncode == 0, f"the fresh process failed:\n{child.stderr[-2000:]}"
-        answer: list[list[str]] = json.loads(child.stdout.strip().splitlines()[-1])
+        answer: list[list[list[str]]] = json.loads(child.stdout.strip().splitlines()[-1])
         return answer
 
 
@@ -297,8 +292,10 @@ def _data_digest(data: Any) -> list[Any]:
         return ["blob", data.id, data.size, state.hexdigest()]
     if isinstance(data, pa.RecordBatch):
         state = hashlib.sha256(data.schema.to_string().encode())
-        for column in data.columns:
-            state.update(repr(column.to_pylist()).encode())
+        for value in (value for column in data.columns for value in column.to_pylist()):
+            plain = value if isinstance(value, bytes) else repr(value).encode()
+            state.update(b"%d:" % len(plain))
+            state.update(plain)
         return ["table", data.num_rows, state.hexdigest()]
     return ["bytes", _bytes_digest(data)]
 
@@ -308,14 +305,15 @@ def _bytes_digest(data: bytes) -> str:
 
 
 def child_reads(task: dict[str, Any]) -> None:
-    """The fresh process of the kit: prints, for each position, the digests of what comes after it."""
+    """The fresh process of the kit: prints, for each split and position, the digests of what comes after it."""
     cls = connector_class(task["type"])
-    answers = []
-    for position in task["positions"]:
-        connector = cls(cls.Config.model_validate(task["settings"]))
-        reads = take(connector, Split(*task["split"]), position, task["max_reads"])
-        answers.append([read_digest(read) for read in reads])
-        connector.close()
+    answers: list[list[list[str]]] = []
+    for split, positions in task["asked"]:
+        answers.append([])
+        for position in positions:
+            with _closing(cls(cls.Config.model_validate(task["settings"]))) as connector:
+                reads = take(connector, Split(*split), position, task["max_reads"])
+                answers[-1].append([read_digest(read) for read in reads])
     print(canonical_json(answers).decode())
 
 
@@ -329,7 +327,7 @@ def _type_of(cls: type[Connector]) -> str:
 
 
 def _crashes(reads: int) -> list[tuple[int, int]]:
-    """(taken, committed) pairs: at the start, in the middle, at the end, with a commit that lags by 0, 1 or some reads."""
+    """(taken, committed) pairs: early, in the middle and late, with a commit that lags by none, one or some reads."""
     takens = sorted({min(reads, t) for t in (1, 2, 3, reads // 2, reads - 1, reads) if t > 0})
     return sorted({(taken, max(0, taken - lag)) for taken in takens for lag in (0, 1, 3)})
 

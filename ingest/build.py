@@ -50,6 +50,7 @@ class BuildFailed(HeadraceError):
 
     def __init__(self, message: str, result: BuildResult) -> None:
         self.result = result
+        self.kinds = frozenset(str(error["type"]) for error in result.errors)  #: names of the errors' classes
         super().__init__(message)
 
 

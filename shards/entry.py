@@ -363,9 +363,10 @@ def parse(data: bytes, name: str) -> tuple[Entry, str]:
         raise FormatTooNew(f"{name}: format {major}, this headrace reads up to {FORMAT}: install a newer one")
     try:
         entry = Entry.from_json(value)
-    except WireError as exc:
+        canonical = canonical_json(value) + b"\n" == line and entry.to_json() == value
+    except (WireError, RecursionError) as exc:
         raise BrokenLog(f"{name}: {exc}") from exc
-    if canonical_json(entry.to_json()) + b"\n" != line:
+    if not canonical:
         raise BrokenLog(f"{name}: its JSON is not in canonical form")
     return entry, digest
 

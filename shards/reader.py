@@ -27,12 +27,16 @@ _CHUNK = 8 << 20
 class ShardReader:
     """Reads one shard as the log describes it. Batches of a mapped file are views of it and keep the mapping alive."""
 
-    def __init__(self, store: Store, info: ShardInfo) -> None:
-        """Raises: ShardError if the file is missing or has another size; StorageError if it cannot be read."""
+    def __init__(self, store: Store, info: ShardInfo, *, mapped: bool = True) -> None:
+        """Open it; `mapped` False reads local files with pread too.
+
+        That is for places where mappings are scarce (some parallel file systems) or where a failing disk should give an
+        error and not SIGBUS. Raises: ShardError if the file has another size; Missing, StorageError.
+        """
         self.info = info
         self._store = store
         self._map: pa.Buffer | None = None
-        path = store.local_path(info.path)
+        path = store.local_path(info.path) if mapped else None
         size = store.size(info.path)
         if size != info.bytes:
             raise ShardError(f"{info.path}: {size} bytes, the log says {info.bytes}")

@@ -152,13 +152,14 @@ class S3Store:
                 if code == "ConditionalRequestConflict" or status == 409:
                     time.sleep(0.05 * 2**attempt)
                     continue
-                if status == 412:
-                    return bool(is_ours())
-                if status is None or status >= 500:  # sent, and no answer that can be trusted
+                if status == 412 or status is None or status >= 500:  # taken, or no answer that can be trusted
                     try:
                         return bool(is_ours())
                     except Missing:
-                        pass
+                        if status == 412:
+                            continue  # deleted since: the name is free again
+                    except StorageError:
+                        pass  # it cannot be read either: the first error says more
                 raise self._error("write", name, exc) from exc
         raise StorageError(f"cannot write {self._show(name)}: other writers keep the name busy")
 

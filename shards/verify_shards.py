@@ -38,7 +38,7 @@ class ShardCheck:
         """Checksums, schema, every row and its split, token counts."""
         self._tokens += shard.tokens
         try:
-            reader = ShardReader(self._dataset.store, shard)
+            reader = ShardReader(self._dataset.store, shard, mapped=False)
             self._check_schema(shard, reader.schema)
         except (ShardError, StorageError) as exc:
             self._problem(shard, "head", str(exc))

@@ -77,7 +77,8 @@ class RasterScaling:
         header: list[int] = []
         if self.kind == "base":
             header = [n for b in range(len(x)) for n in _tile_base(values[b][valid[b]])]
-        y = np.stack([self._forward(x[b], b, header) for b in range(len(x))])
+        with np.errstate(over="ignore"):  # infinite is beyond LIMIT like any other large number
+            y = np.stack([self._forward(x[b], b, header) for b in range(len(x))])
         np.rint(y, out=y)
         outside = int((np.abs(y) > LIMIT)[valid].sum())
         return Scaled(np.where(valid, np.clip(y, -LIMIT, LIMIT), 0.0), outside, header)

@@ -24,7 +24,7 @@ import numpy as np
 
 from headrace.ingest.normalizers.audio_convert import Converter, Samples, SoundFormat
 from headrace.ingest.normalizers.contract import Limits, Normalized
-from headrace.ingest.normalizers.media import Media
+from headrace.ingest.normalizers.media import Media, wall_clock
 from headrace.ingest.normalizers.media_language import bcp47
 from headrace.ingest.normalizers.media_track import Track, WindowKey
 from headrace.schemas.canonical import canonical_json
@@ -35,6 +35,8 @@ from headrace.schemas.record import as_draft
 GAP_TOLERANCE = Fraction(1, 10)
 #: Seconds by which time stamps may drift from the count of samples over a whole track.
 DRIFT_TOLERANCE = Fraction(1, 2)
+#: Samples of the longest gap: eight months at 48 kHz. A time stamp beyond it is not one.
+MAX_GAP_SAMPLES = 1 << 40
 #: Formats whose frames follow one another without a break, so that a missing one was lost.
 _CONTINUOUS = frozenset({"flac", "ogg"})
 #: Decoders that look at frame checksums only when asked to. AC-3 then marks the frame, FLAC must be told to refuse it.
@@ -120,7 +122,9 @@ class AudioTrack(Track):
         source = SoundFormat(frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
         if source != self._source:
             yield from self._set_up(source)
-        if frame.pts is not None and (jump := self._jump(frame.pts, frame.samples, source.rate)):
+        if frame.pts is None:
+            self._next = self._next + frame.samples * self.time_base.denominator if self._next is not None else None
+        elif jump := self._jump(frame.pts, frame.samples, source.rate):
             yield from self._leap(jump, frame.pts)
         if frame.is_corrupt:
             self._count("corrupt_frames")
@@ -167,7 +171,8 @@ class AudioTrack(Track):
         if expected is None:
             return 0
         away = begin - expected
-        allowed = lasts // 2 if lost and away > 0 else GAP_TOLERANCE * per_sample * rate
+        exact = lost or (self.codec == "flac" and self.media.format in _CONTINUOUS)
+        allowed = lasts // 2 if exact and away > 0 else GAP_TOLERANCE * per_sample * rate
         return away if abs(away) > allowed else 0
 
     def _leap(self, jump: int, pts: int) -> Iterator[Normalized]:
@@ -176,6 +181,8 @@ class AudioTrack(Track):
         yield from self._drain()
         if jump > 0:
             missing = jump // self.time_base.denominator
+            if missing > MAX_GAP_SAMPLES:
+                raise RecordError("corrupt", f"its time stamps leap by {missing} samples, which no recording does")
             if self.media.format in _CONTINUOUS and not self.has_loss(self.window_of(None)):
                 self.note_loss(self.window_of(None), None, ValueError(f"{missing} samples are missing"))
             yield from self._close([])
@@ -257,12 +264,9 @@ class AudioTrack(Track):
             extra["left_out"] = self._left_out
         if language := bcp47(self.stream.metadata.get("language")):
             extra["language"] = language
-        clock = self._clock
         return {
             "locator": canonical_json({"stream": self.stream.index, **place}).decode(),
-            "event_time": clock + round(start * 1_000_000) if clock is not None else None,
-            "event_end": clock + round(end * 1_000_000) if clock is not None else None,
-            "time_source": "container:creation_time" if clock is not None else None,
+            **wall_clock(self._clock, start, end),
             "flags": flags,
             "transforms": self._transforms,
             "extra": canonical_json(extra).decode(),

@@ -6,6 +6,7 @@ Damaged EXIF is a finding, never the end of an image.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ def read_exif(image: Any, *, keep_tags: bool, keep_gps: bool) -> Exif:
     try:
         tags = image.getexif()
         if not tags:
+            if image.info.get("exif"):
+                found.flags.append("bad_exif")
             return found
         orientation = tags.get(_ORIENTATION, 1)
         if orientation in range(1, 9):
@@ -126,7 +129,7 @@ def _plain_tags(tags: dict[int, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, str):
             plain[name] = value.strip(" \0")[:_MAX_TEXT]
-        elif isinstance(value, int):
+        elif isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
             plain[name] = value
         elif hasattr(value, "numerator"):
             plain[name] = [int(value.numerator), int(value.denominator)]  # as the file has it: no rounding

@@ -131,6 +131,8 @@ class FrameReader:
         damage = self._structure.damage
         if damage is not None and damage.reason != "truncated":
             self._data = self._data[: damage.at]  # what lies behind it is not to be believed
+        for start, end in reversed(self._structure.left_out):
+            self._data = self._data[:start] + self._data[end:]
         try:
             self._image, self._source = self._open()
         except RecordError as exc:
@@ -176,7 +178,7 @@ class FrameReader:
         return picture, Exif(orientation=orientation)
 
     def _draft(self) -> list[str]:
-        """Let the JPEG decoder scale by a power of two, if asked to, down to twice the target: Lanczos does the rest."""
+        """Let the JPEG decoder scale by powers of two, if asked to, down to twice the target; Lanczos does the rest."""
         side, image = self._wishes.max_side, self._image
         if not self._wishes.fast or side is None or image.format != "JPEG":
             return []

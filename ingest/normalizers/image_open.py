@@ -37,6 +37,9 @@ UNSUPPORTED = {
 #: Formats whose coding cannot make much of little, so a tiny file with a huge size is a lie (Pillow allocates by size).
 _SIMPLE_CODING = frozenset({"BMP", "BLP", "DDS", "TGA", "PCX", "SGI", "PSD", "MSP", "ICNS", "PPM", "SPIDER"})
 
+#: Formats whose decoder is made with the header: what it refuses is broken, not unsupported.
+_DECODED_AT_HEADER = frozenset({"WEBP", "AVIF"})
+
 #: Bytes per pixel that a decoder needs besides the image it fills (coefficients, canvases, wide samples).
 _DECODER_BYTES = {"JPEG": 6, "MPO": 6, "WEBP": 8, "AVIF": 8, "JPEG2000": 12, "GIF": 4, "PNG": 0}
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
@@ -112,7 +115,7 @@ def at_header(exc: Exception, name: str, source: Source) -> RecordError:
         return RecordError("too_large", str(exc))
     if source.ran_out or isinstance(exc, EOFError):
         return RecordError("truncated", f"the file ends inside its header: {said(exc)}")
-    if isinstance(exc, (OSError, NotImplementedError)):
+    if isinstance(exc, (OSError, NotImplementedError)) and PLUGINS[name] not in _DECODED_AT_HEADER:
         return RecordError(f"unsupported:{name}", said(exc))
     return RecordError("corrupt", f"its header is wrong: {said(exc)}")
 

@@ -33,6 +33,7 @@ class Structure:
 
     flags: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    left_out: list[tuple[int, int]] = field(default_factory=list)  #: damaged parts that a picture does not need
     damage: Damage | None = None
     deep: bool = False  #: more than 8 bits per channel, which Pillow would quietly cut to 8
     progressive: bool = False
@@ -164,7 +165,8 @@ def _png(data: bytes, found: Structure) -> None:
                 found.damage = Damage(at, "checksum", f"the checksum of chunk {kind.decode()} at byte {at} is wrong")
                 break
             found.flag("checksum")
-        if kind == b"acTL" and length >= 4:
+            found.left_out.append((at, end))
+        elif kind == b"acTL" and length >= 4:
             declared = int.from_bytes(view[at + 8 : at + 12], "big")
         elif kind == b"fcTL":
             frames += 1
@@ -222,6 +224,7 @@ def _webp(data: bytes, found: Structure) -> None:
 def _jp2(data: bytes, found: Structure) -> None:
     """ISO/IEC 15444-1, I.4: boxes of length and type; the codestream box ends with an end mark."""
     at, size = 0, len(data)
+    ends = False
     while at + 8 <= size:
         length, header = int.from_bytes(data[at : at + 4], "big"), 8
         if length == 1:
@@ -232,7 +235,10 @@ def _jp2(data: bytes, found: Structure) -> None:
             return
         if data[at + 4 : at + 8] == b"jp2c":
             _codestream(data, at + header, min(end, size), found)
+            ends = True
         if end > size:
+            if ends and not data[at + 4 : at + 8].replace(b" ", b"x").isalnum():
+                break  # what follows the picture is no box at all
             found.truncated(at, f"the box at byte {at} has {length} bytes, and the file ends before them")
             return
         at = end

@@ -18,7 +18,7 @@ from headrace.ingest.normalizers.raster_environment import runtime_options
 from headrace.schemas.errors import RecordError
 
 _SUBFILE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-_ORIENTATION, _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _PLANAR = 274, 273, 277, 278, 284
+_ORIENTATION, _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _SAMPLE_FORMAT = 274, 273, 277, 278, 284, 339
 _MAX_SAMPLES = 16
 _REDUCED, _MASK = 1, 4  #: bits of NewSubfileType (TIFF 6.0, page 36)
 #: Codecs that libtiff may have been built without: LERC, zstd, WebP, JPEG XL.
@@ -34,10 +34,19 @@ def describe(picture: Picture, image: Any) -> None:
 
 
 def is_misread(image: Any) -> bool:
-    """Whether Pillow would take bytes for samples: it reads uncompressed planes of 16 bits as if they had 8."""
+    """Whether Pillow would take the samples for others.
+
+    It reads uncompressed planes of 16 bits as if they had 8, signed bytes as unsigned ones, and unsigned numbers of 32
+    bits as signed ones.
+    """
     tags = image.tag_v2
+    bits, signed = _first(tags.get(_BITS)), _first(tags.get(_SAMPLE_FORMAT, 1)) == 2
     planes = tags.get(_PLANAR) == 2 and compression_of(image) == 1
-    return planes and _first(tags.get(_BITS)) == 16 and not image.mode.startswith("I")
+    if bits == 16:
+        return planes and not image.mode.startswith("I")
+    if tags.get(_SAMPLES, 1) != 1:
+        return False
+    return bool((bits == 8 and signed and image.mode == "L") or (bits == 32 and not signed and image.mode == "I"))
 
 
 def lacks_strips(image: Any) -> bool:

@@ -23,6 +23,7 @@ from headrace.schemas.errors import MissingExtra, RecordError
 
 Decoder = Callable[[bytes], Mapping[str, Any]]
 
+_FILLER = "structure_needs_at_least_one_member"  #: of empty ROS 2 messages; ROS 1 writes nothing there
 MAX_DEFINITION = 1 << 20  #: characters
 MAX_DEPTH = 32
 MAX_ELEMENTS = 1 << 20  #: values that are no part of an array of numbers
@@ -158,6 +159,8 @@ def _decode(name: str, types: Mapping[str, Any], data: bytes, cdr: bool) -> Mapp
 def _message(reader: _Reader, name: str, types: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for field, description in types[name]:
+        if field == _FILLER and not reader.cdr:
+            continue
         out[field] = _value(reader, description, types)
     return out
 

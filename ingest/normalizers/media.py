@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any, BinaryIO
 
 from headrace.connectors.contract import Blob
@@ -82,6 +83,7 @@ class Media:
     facts: Facts
     size: int
     reader: _Reader
+    limits: Limits
     #: Why reading packets stopped before the end; set by `packets`.
     read_error: RecordError | None = field(default=None)
 
@@ -126,6 +128,18 @@ class Media:
 
 
 _MICROSECOND = datetime.resolution
+#: Last microsecond that a date can name (year 9999).
+_LAST_US = (datetime.max.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // _MICROSECOND
+
+
+def wall_clock(clock_us: int | None, start: Fraction, end: Fraction) -> dict[str, Any]:
+    """Time columns of a record in [start, end) seconds after `clock_us`; none where that is unknown or absurd."""
+    if clock_us is None:
+        return {}
+    begin, stop = clock_us + round(start * 1_000_000), clock_us + round(end * 1_000_000)
+    if not 0 < begin <= stop <= _LAST_US:
+        return {}
+    return {"event_time": begin, "event_end": stop, "time_source": "container:creation_time"}
 
 
 @contextmanager
@@ -174,7 +188,7 @@ def open_media(blob: Blob, format: str | None, limits: Limits) -> Iterator[Media
         with container:
             if reader.refused is not None:
                 raise RecordError("external_reference", f"it asks for {reader.refused[:200]!r}")
-            yield Media(container, format, facts, size, reader)
+            yield Media(container, format, facts, size, reader, limits)
 
 
 def _single_name(demuxer: str) -> str:

@@ -59,9 +59,9 @@ def read_facts(stream: BinaryIO, size: int, format: str) -> Facts:
     if format == "mpegts":
         declared, scrambled = media_facts_streams.transport(stream, size)
         return Facts(_beyond(declared, size), declared, scrambled=scrambled)
-    if format == "mp3":
-        cut, declared = media_facts_streams.mp3_cut(stream, size)
-        return Facts(cut, declared, frames=media_facts_streams.mp3_frames(stream))
+    if format in ("mp3", "aac", "ac3", "eac3"):
+        frames = media_facts_streams.mp3_frames(stream) if format == "mp3" else None
+        return Facts(*media_facts_streams.frames_cut(stream, size, format), frames)
     return Facts()
 
 

@@ -26,6 +26,7 @@ class TrackFacts:
     tag: str | None = None  #: its codec as the container writes it: "avc1", "ac-4", "V_VP9"
     encrypted: bool = False
     external: str | None = None  #: the other file or host that its samples lie in
+    size: tuple[int, int] = (0, 0)  #: width and height of the picture that the container announces
     dolby_only: bool = False  #: Dolby Vision whose base layer makes no picture by itself (profile 5)
 
 
@@ -71,7 +72,9 @@ def _child(stream: BinaryIO, span: tuple[int, int] | None, *path: bytes) -> tupl
 
 
 def _iso_track(stream: BinaryIO, start: int, end: int) -> TrackFacts:
-    minf = _child(stream, (start, end), b"mdia", b"minf")
+    mdia = _child(stream, (start, end), b"mdia")
+    handler = _table(stream, _child(stream, mdia, b"hdlr"))[8:12]
+    minf = _child(stream, mdia, b"minf")
     entry = _first_entry(stream, _child(stream, minf, b"stbl", b"stsd"))
     if len(entry) < 16:
         return TrackFacts()
@@ -81,7 +84,8 @@ def _iso_track(stream: BinaryIO, start: int, end: int) -> TrackFacts:
         fourcc = entry[at + 4 : at + 8]
     (reference,) = struct.unpack_from(">H", entry, 14)
     dref = _child(stream, minf, b"dinf", b"dref")
-    return TrackFacts(_tag(fourcc), encrypted, _external(_table(stream, dref), reference), _dolby_only(entry))
+    size = struct.unpack_from(">HH", entry, 32) if handler == b"vide" and len(entry) >= 36 else (0, 0)
+    return TrackFacts(_tag(fourcc), encrypted, _external(_table(stream, dref), reference), size, _dolby_only(entry))
 
 
 def _dolby_only(entry: bytes) -> bool:
@@ -127,6 +131,7 @@ def _tag(raw: bytes) -> str:
 
 _SEGMENT, _TRACKS, _TRACK_ENTRY, _CLUSTER = 0x18538067, 0x1654AE6B, 0xAE, 0x1F43B675
 _TYPE, _CODEC, _ENCODINGS, _ENCODING, _ENCRYPTION = 0x83, 0x86, 0x6D80, 0x6240, 0x5035
+_VIDEO, _WIDTH, _HEIGHT = 0xE0, 0xB0, 0xBA
 #: Track types that libav gives a stream: video, audio, subtitle, metadata.
 _STREAMED = frozenset({1, 2, 0x11, 0x21})
 
@@ -170,7 +175,7 @@ def _elements(stream: BinaryIO, at: int, end: int) -> Iterator[tuple[int, int, i
 
 
 def _matroska_track(stream: BinaryIO, start: int, end: int | None) -> tuple[int, TrackFacts]:
-    kind, codec, encrypted = 0, None, False
+    kind, codec, encrypted, size = 0, None, False, {_WIDTH: 0, _HEIGHT: 0}
     for element, e0, e1 in _elements(stream, start, end or start):
         if e1 is None or e1 - e0 > MAX_TABLE:
             continue
@@ -183,4 +188,9 @@ def _matroska_track(stream: BinaryIO, start: int, end: int | None) -> tuple[int,
             for inner, i0, i1 in _elements(stream, e0, e1):
                 if inner == _ENCODING and i1 is not None:
                     encrypted |= any(k == _ENCRYPTION for k, _, _ in _elements(stream, i0, i1))
-    return kind, TrackFacts(codec, encrypted)
+        elif element == _VIDEO:
+            for inner, i0, i1 in _elements(stream, e0, e1):
+                if inner in size and i1 is not None:
+                    stream.seek(i0)
+                    size[inner] = int.from_bytes(stream.read(min(i1 - i0, 8)), "big")
+    return kind, TrackFacts(codec, encrypted, size=(size[_WIDTH], size[_HEIGHT]))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import BinaryIO
 
-from headrace.connectors.sniff_media import mpeg_audio_frame
+from headrace.connectors.sniff_media import adts_frame, mpeg_audio_frame
 
 MAX_STEPS = 1 << 20
 _UNKNOWN = (0, 0xFFFFFFFF)
@@ -159,30 +160,50 @@ def transport(stream: BinaryIO, size: int) -> tuple[int | None, bool]:
     return None, False
 
 
-def mp3_cut(stream: BinaryIO, size: int) -> tuple[str | None, int | None]:
-    """(why the file is known to be cut, bytes it should have): its last frame is not whole.
+def _ac3_frame(data: bytes, at: int) -> int:
+    """Bytes of the AC-3 or E-AC-3 frame at `at`, 0 if there is none (ETSI TS 102 366, 4.4 and E.1.2.2)."""
+    if data[at : at + 2] != b"\x0bw" or at + 6 > len(data):
+        return 0
+    if data[at + 5] >> 3 > 10:
+        return (((data[at + 2] & 7) << 8 | data[at + 3]) + 1) * 2
+    rate, code = data[at + 4] >> 6, data[at + 4] & 63
+    if rate == 3 or code >= 2 * len(_AC3_KBITS):
+        return 0
+    kbits = _AC3_KBITS[code >> 1]
+    return (kbits * 4, (kbits * 320 // 147 + (code & 1)) * 2, kbits * 6)[rate]
+
+
+_AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
+_FRAMES = {"mp3": mpeg_audio_frame, "aac": adts_frame, "ac3": _ac3_frame, "eac3": _ac3_frame}
+
+
+def frames_cut(stream: BinaryIO, size: int, format: str) -> tuple[str | None, int | None]:
+    """(why the file is known to be cut, bytes it should have) of frames end to end: the last one is not whole.
 
     Frames are followed from four in a row near the end; tags behind the last one (ID3v1, APE, Lyrics3) end the chain.
     """
-    start = max(0, size - (1 << 14))
+    frame = _FRAMES[format]
+    start = max(0, size - (1 << 15))
     stream.seek(start)
     tail = stream.read(size - start)
-    at = next((i for i in range(len(tail)) if tail[i] == 0xFF and _chain(tail, i, 4)), -1)
-    while 0 <= at < len(tail):
-        length = mpeg_audio_frame(tail, at)
+    at = next((i for i in range(len(tail)) if frame(tail, i) and _chain(tail, i, frame)), -1)
+    if at < 0:
+        return None, None
+    sync = tail[at]
+    while at < len(tail):
+        length = frame(tail, at)
         if not length:
-            torn = len(tail) - at < 4 and tail[at] == 0xFF
+            torn = len(tail) - at < 8 and tail[at] == sync
             return ("it ends inside a frame's header", size + 1) if torn else (None, None)
         at += length
     return (f"its last frame lacks {at - len(tail)} bytes", start + at) if at > len(tail) else (None, None)
 
 
-def _chain(data: bytes, at: int, count: int) -> bool:
-    """Whether `count` frames of the same version, layer and rate follow one another."""
-    first = data[at : at + 3]
-    for _ in range(count):
-        length = mpeg_audio_frame(data, at)
-        if not length or data[at + 1] & 0xFE != first[1] & 0xFE or data[at + 2] & 0x0C != first[2] & 0x0C:
+def _chain(data: bytes, at: int, frame: Callable[[bytes, int], int]) -> bool:
+    """Whether four frames follow one another."""
+    for _ in range(4):
+        length = frame(data, at)
+        if not length:
             return False
         at += length
     return True

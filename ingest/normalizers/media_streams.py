@@ -89,6 +89,10 @@ def obstacle(media: Media, stream: Any) -> RecordError | None:
     if facts.external is not None:
         what = f"stream {stream.index} keeps its data in {facts.external!r}"
         return RecordError("external_reference", what, locator=place)
+    if facts.size[0] * facts.size[1] > media.limits.max_pixels:
+        width, height = facts.size
+        what = f"stream {stream.index} has frames of {width}x{height}, more than {media.limits.max_pixels} pixels"
+        return RecordError("too_large", what, locator=place)
     if facts.dolby_only:
         what = f"stream {stream.index} is Dolby Vision without a base layer that makes a picture"
         return RecordError("unsupported:dolby-vision", what, locator=place)

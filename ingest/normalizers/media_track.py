@@ -23,8 +23,6 @@ from headrace.schemas.errors import RecordError
 
 #: Formats that are packets end to end: nothing but the last packet can show that they were cut.
 _UNINDEXED = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "flac", "mpegts", "mpegps"})
-#: Of these, frames without anything around them: what is too short for a header is not even a packet.
-_RAW = frozenset({"aac", "ac3", "eac3"})
 #: Formats whose header states a duration, rather than libav guessing it from the bit rate.
 _STATES_DURATION = frozenset({"mp4", "avi", "mxf", "wav", "flac"})
 #: Seconds by which a stated duration may differ from what was decoded: rounding, edit lists, encoder padding.
@@ -56,11 +54,12 @@ class Track(ABC):
         self.stream = stream
         self.limits = limits
         self.codec = media.codec(stream)
+        if not stream.time_base or stream.time_base < 0:
+            raise RecordError("corrupt", f"stream {stream.index} counts time in units of {stream.time_base} s")
         self.time_base: Fraction = stream.time_base
         self.packets = 0
         self._losses: dict[WindowKey, Loss] = {}
         self._last_failed = self._last_corrupt = False
-        self._last_end: int | None = None  # first byte after the last packet
         self._lost = 0
         self.last_error: Exception | None = None
         self.emitted = 0
@@ -92,7 +91,6 @@ class Track(ABC):
         if packet is not None:
             self.packets += 1
             self._last_failed = False
-            self._last_end = packet.pos + packet.size if packet.pos is not None else None
         try:
             frames: list[Any] = self.context.decode(packet)
         except MemoryError as exc:
@@ -156,8 +154,6 @@ class Track(ABC):
                 return "its last frame is not whole"
             if not self.packets:
                 return "it ends before its first packet"
-            if self.media.format in _RAW and self._last_end is not None and 0 < self.media.size - self._last_end < 16:
-                return "it ends inside a frame's header"
         return None
 
     def duration_flags(self, decoded: Fraction) -> list[str]:

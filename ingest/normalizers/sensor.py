@@ -42,7 +42,7 @@ class SensorNormalizer(Normalizer):
 
     def open(self, item: Item) -> Iterator[Normalized]:
         """The records of one table, track or recording. Raises: RecordError."""
-        yield from batches(_not_empty(self._events(item)))
+        yield from batches(_checked(self._events(item)))
 
     def _events(self, item: Item) -> Events:
         if isinstance(item.data, pa.RecordBatch) and {"line", "byte"} <= set(item.data.schema.names):
@@ -150,10 +150,18 @@ class _Batch:
         yield Chunk(self._batch, np.arange(self._batch.num_rows, dtype=np.int64))
 
 
-def _not_empty(events: Events) -> Events:
+def _checked(events: Events) -> Events:
+    """The events, of which there must be one; what Arrow could not do becomes a RecordError."""
     count = 0
-    for event in events:
-        count += 1
-        yield event
+    try:
+        for event in events:
+            count += 1
+            yield event
+    except pa.ArrowNotImplementedError as exc:
+        raise RecordError("unsupported:type", f"a column cannot be converted: {exc}") from exc
+    except (pa.ArrowException, OverflowError) as exc:
+        raise RecordError("corrupt", f"a column cannot be converted: {exc}") from exc
+    except MemoryError as exc:
+        raise RecordError("too_large", f"it asks for more memory than there is: {exc}") from exc
     if count == 0:
         raise RecordError("empty", "there is no row, message or point in it")

@@ -62,6 +62,8 @@ _SUFFIX_UNIT = {"nsec": "ns", "nanos": "ns", "usec": "us", "micros": "us", "msec
 _CLOCK_TIME = r"^\s*\d{1,2}[:.]\d{2}([:.]\d{2}([.,]\d+)?)?(\s*[AaPp][Mm])?\s*$"
 #: Unit of an epoch → the size that it stays below (1e8 s is 1973, 1e11 s is the year 5138).
 _EPOCHS = (("s", 1e11), ("ms", 1e14), ("us", 1e17))
+_SAMPLE_ROWS = 4096
+_MAX_STAMP = 64  #: bytes of a time stamp
 _FORMAT_UNITS = ("s", "ms", "us", "ns")
 
 
@@ -161,7 +163,7 @@ def choose(batch: pa.RecordBatch, config: SensorConfig) -> Clock:
     for name in names:
         if is_text(batch.schema.field(name).type):
             least = 0.9 if name_rank(name) == 99 else 0.51
-            found = sensor_time.detect(strings(batch.column(name)), least)
+            found = sensor_time.detect(_sample(batch.column(name)), least)
             if found is not None:
                 return _text_clock(batch, config, name, *found)
     for name in names:
@@ -171,6 +173,14 @@ def choose(batch: pa.RecordBatch, config: SensorConfig) -> Clock:
             if clock is not None:
                 return clock
     return _parts_clock(batch, config) or Clock([], "row", config, flags=["no_time"])
+
+
+def _sample(column: pa.Array) -> pa.Array:
+    """Strings to look at: few, and none that is too long to be a time."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary
+    texts = pc.drop_null(column).slice(0, _SAMPLE_ROWS)
+    return strings(texts.filter(pc.less_equal(pc.binary_length(texts), _MAX_STAMP)) if len(texts) else texts)
 
 
 def _declared(batch: pa.RecordBatch, config: SensorConfig) -> Clock:
@@ -190,7 +200,7 @@ def _declared(batch: pa.RecordBatch, config: SensorConfig) -> Clock:
         found = (
             (form, False)
             if form in sensor_time.LAYOUTS or form == "iso"
-            else sensor_time.detect(strings(batch.column(wanted[0])))
+            else sensor_time.detect(_sample(batch.column(wanted[0])))
         )
         if found is None or len(wanted) != 2:
             raise RecordError("no_time", f"the columns {wanted} do not hold a date and a clock time")
@@ -215,7 +225,7 @@ def _declared(batch: pa.RecordBatch, config: SensorConfig) -> Clock:
         if clock is not None:
             return clock
     elif is_text(kind):
-        found = sensor_time.detect(strings(batch.column(name)), least=0.5)
+        found = sensor_time.detect(_sample(batch.column(name)), least=0.5)
         if found is not None:
             return _text_clock(batch, config, name, *found)
     sample = pc.drop_null(batch.column(name)).slice(0, 1).to_pylist()
@@ -227,7 +237,7 @@ def _declared(batch: pa.RecordBatch, config: SensorConfig) -> Clock:
 
 def _text_clock(batch: pa.RecordBatch, config: SensorConfig, name: str, layout: str, ambiguous: bool) -> Clock:
     flags = ["ambiguous_date_order"] if ambiguous else []
-    if not sensor_time.has_clock(strings(batch.column(name)), layout):
+    if not sensor_time.has_clock(_sample(batch.column(name)), layout):
         joined = _with_clock_column(batch, config, name, layout, flags)
         if joined is not None:
             return joined
@@ -247,7 +257,7 @@ def _with_clock_column(
             if pa.types.is_time(kind):
                 return Clock([date, name], "date+clock", config, unit=layout, flags=flags)
             if is_text(kind):
-                texts = pc.drop_null(strings(batch.column(name)))
+                texts = pc.drop_null(_sample(batch.column(name)))
                 if (
                     len(texts)
                     and pc.mean(pc.cast(pc.match_substring_regex(texts, _CLOCK_TIME), pa.float64())).as_py() >= 0.9
@@ -258,6 +268,8 @@ def _with_clock_column(
 
 def _number_clock(batch: pa.RecordBatch, config: SensorConfig, name: str) -> Clock | None:
     column = batch.column(name)
+    if is_text(column.type):
+        column = _sample(column)
     values = pc.drop_null(loose_numbers(column))
     if len(values) < 0.9 * (len(column) - column.null_count):
         return None

@@ -123,7 +123,10 @@ def _split(line: str, delimiter: str, quote: str) -> list[str]:
 def _width(cells: Sequence[Sequence[str]]) -> int:
     """The commonest number of columns; the larger of two that are as common."""
     counts = Counter(len(row) for row in cells)
-    return max(counts, key=lambda n: (counts[n], n))
+    common = max(counts, key=lambda n: (counts[n], n))
+    head = len(cells[0])
+    # a table whose rows are mostly one damaged word each is still the table that its first line announces
+    return head if common == 1 and counts[head] > 1 else common
 
 
 def _delimiter(lines: Sequence[str], quote: str) -> str:

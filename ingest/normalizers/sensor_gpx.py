@@ -63,6 +63,8 @@ class GpxLog:
         except defusedxml.ExternalReferenceForbidden as exc:
             raise RecordError("external_reference", f"the GPX names another file: {exc}") from exc
         except defusedxml.DefusedXmlException as exc:
+            if getattr(exc, "sysid", None) or getattr(exc, "pubid", None):
+                raise RecordError("external_reference", f"the GPX defines an entity by another file: {exc}") from exc
             raise RecordError("bomb", f"the GPX defines entities: {exc}") from exc
         except (ValueError, LookupError) as exc:
             yield from self._close(("truncated",))

@@ -7,6 +7,7 @@ and `markup: source` keeps it. Transcripts (SRT, WebVTT, TTML) go to the timed-t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -18,12 +19,14 @@ from headrace.connectors.contract import Blob, Item
 from headrace.connectors.sniff import sniff_stream
 from headrace.ingest.normalizers import text_json, text_table
 from headrace.ingest.normalizers.contract import Bad, Normalized, Normalizer, NormalizerConfig, blob_of
-from headrace.ingest.normalizers.text_batch import Document, TextBatch, batched
+from headrace.ingest.normalizers.text_batch import Document, TextBatch, batched, placed
 from headrace.ingest.normalizers.text_divide import divide
 from headrace.ingest.normalizers.text_encoding import TextStream, checked_encoding, decode
 from headrace.ingest.normalizers.text_fields import LANGUAGE_TAG, FieldNames, FieldPicker
 from headrace.ingest.normalizers.text_html import html_text
 from headrace.ingest.normalizers.text_xml import MarkupText, xml_text
+from headrace.ingest.normalizers.timed_text import TimedTextNormalizer
+from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import RecordError
 from headrace.schemas.pipeline import bytes_field
 
@@ -31,9 +34,11 @@ from headrace.schemas.pipeline import bytes_field
 WHOLE_BYTES = 32 << 20
 
 _TIMED = ("srt", "webvtt", "ttml")
+_COLUMNAR = ("parquet", "arrow_file", "arrow_stream")
 _PLAIN = ("text", "markdown", "unknown")
 #: Marked-up text that a sniffer tells apart because it is data elsewhere.
 _XML = ("xml", "gpx", "vrt", "wcs-xml")
+_TEXTUAL = frozenset({*_TIMED, *_XML, "text", "markdown", "html", "json", "jsonl", "csv", "tsv"})
 
 
 class TextConfig(NormalizerConfig):
@@ -114,13 +119,37 @@ class TextNormalizer(Normalizer):
         """Drafts of one item. Raises: RecordError."""
         if isinstance(item.data, pa.RecordBatch):
             return self._table(item, item.data)
+        if isinstance(item.data, list):
+            return self._members(item, item.data)
         blob = blob_of(item)
         if blob.size == 0:
             raise RecordError("empty", "the file has no bytes")
         return self._blob(item, blob, item.headers.get("format") or _sniffed(blob))
 
+    def _members(self, item: Item, blobs: list[Blob]) -> Iterator[Normalized]:
+        """The text members of a group of files; the others are other streams' business."""
+        texts = [(blob, name) for blob, name in zip(blobs, formats_of(item)) if name in _TEXTUAL]
+        if not texts:
+            raise RecordError("inconsistent", f"none of {', '.join(blob.name for blob in blobs[:8])} is text")
+        for blob, name in texts:
+            yield from self.member(item, blob, name)
+
+    def member(self, item: Item, blob: Blob, name: str) -> Iterator[Normalized]:
+        """The text of one file of a group: it stays in the group, and what is bad in it costs that file alone."""
+        place = {"member": blob.name}
+        headers = {**item.headers, "format": name}
+        try:
+            for got in self.open(Item(blob, item.position, key=item.key, headers=headers)):
+                if isinstance(got, Bad):
+                    locator = canonical_json({**place, **json.loads(got.locator)}).decode()
+                    yield Bad(got.reason, f"{blob.name}: {got.message}", locator, got.data)
+                else:
+                    yield placed(got, place)
+        except RecordError as exc:
+            yield Bad(exc.reason, f"{blob.name}: {exc.message}", canonical_json(place).decode())
+
     def _table(self, item: Item, table: pa.RecordBatch) -> Iterator[Normalized]:
-        batch = TextBatch(self.config.max_chars, item.headers.get("object", ""), group=False)
+        batch = TextBatch(self.config.max_chars, item.headers.get("object", ""), group=False, flags=_flags(item))
         documents: Iterator[Document | Bad]
         if set(table.schema.names) != {"line", "byte"}:
             documents = text_table.from_table(table, int(item.headers.get("row", 0)), self._picker)
@@ -132,7 +161,8 @@ class TextNormalizer(Normalizer):
 
     def _blob(self, item: Item, blob: Blob, name: str) -> Iterator[Normalized]:
         config = self.config
-        batch = TextBatch(config.max_chars, item.headers.get("object") or blob.id, group=True)
+        object_id = item.headers.get("object") or blob.id
+        batch = TextBatch(config.max_chars, object_id, group="group" not in item.headers, flags=_flags(item))
         if name in _PLAIN and config.lines == "document":
             return self._document(blob, batch)
         if name in (*_XML, "html") and config.markup == "source":
@@ -141,11 +171,13 @@ class TextNormalizer(Normalizer):
             header = self._header(blob, name)
             return batched(self._rows(blob, *header), batch) if header else self._document(blob, batch)
         if name in _TIMED:
-            return self._transcript(item, name)
+            return self._transcript(item)
         if name == "json":
             documents = text_json.from_document(
                 blob, self._picker, encoding=config.encoding, records=config.records, limits=self.limits
             )
+        elif name in _COLUMNAR:
+            documents = text_table.from_columnar(blob, name, config.field, self._picker, self.limits)
         elif name == "jsonl" or name in _PLAIN:
             documents = self._lines_of(blob, name)
         elif name == "html":
@@ -240,13 +272,24 @@ class TextNormalizer(Normalizer):
             if text and not text.isspace():
                 yield f'{{"byte":{byte}}}', text, {"language": self.config.language}
 
-    def _transcript(self, item: Item, name: str) -> Iterator[Normalized]:
-        try:
-            from headrace.ingest.normalizers.timed_text import TimedTextNormalizer
-        except ImportError as exc:
-            raise RecordError(f"unsupported:{name}", "transcripts need the timed-text normalizer") from exc
-        normalizer = TimedTextNormalizer(TimedTextNormalizer.Config(), self.limits)
-        return normalizer.open(item)
+    def _transcript(self, item: Item) -> Iterator[Normalized]:
+        settings = TimedTextNormalizer.Config(encoding=self.config.encoding, language=self.config.language)
+        return TimedTextNormalizer(settings, self.limits).open(item)
+
+
+def formats_of(item: Item) -> list[str]:
+    """The format of each file of a group: as the connector says, else by its first bytes."""
+    assert isinstance(item.data, list)
+    if "formats" in item.headers:
+        names = [str(name) for name in json.loads(item.headers["formats"])]
+        if len(names) == len(item.data):
+            return names
+    return [_sniffed(blob) for blob in item.data]
+
+
+def _flags(item: Item) -> tuple[str, ...]:
+    """A connector that could unpack an object only in part says so."""
+    return ("truncated",) if item.headers.get("truncated") else ()
 
 
 def _sniffed(blob: Blob) -> str:

@@ -28,8 +28,9 @@ class TextBatch:
     divided one stay together. The locator `{}` is the whole object, whose group the engine names.
     """
 
-    def __init__(self, max_chars: int, object_id: str, *, group: bool) -> None:
+    def __init__(self, max_chars: int, object_id: str, *, group: bool, flags: tuple[str, ...] = ()) -> None:
         self._max_chars = max_chars
+        self._flags = flags  # findings that hold for the whole object
         self._object_id = object_id
         self._group = group  # False: the engine gives each row of the item its group, so only parts need one
         self._clear()
@@ -50,6 +51,8 @@ class TextBatch:
 
     def add(self, locator: str, text: str, columns: dict[str, Any]) -> None:
         """One document; `columns` are draft or text columns, None where unknown."""
+        if self._flags:
+            columns["flags"] = list(dict.fromkeys([*self._flags, *(columns.get("flags") or [])]))
         if "\0" in text:
             columns["flags"] = [*(columns.get("flags") or []), "nul"]
         short = len(text) <= self._max_chars
@@ -113,3 +116,13 @@ def batched(documents: Iterable[Document | Bad], batch: TextBatch) -> Iterator[N
     if len(batch):
         yield batch.finish()
     yield from bad
+
+
+def placed(batch: pa.RecordBatch, place: dict[str, Any]) -> pa.RecordBatch:
+    """A draft batch whose locators also say where in the item their object is."""
+    locators = [canonical_json({**place, **json.loads(old)}).decode() for old in batch.column("locator").to_pylist()]
+    columns = [
+        pa.array(locators, pa.string()) if field.name == "locator" else batch.column(field.name)
+        for field in batch.schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)

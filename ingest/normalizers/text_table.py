@@ -1,4 +1,4 @@
-"""Text out of tables: CSV and TSV files, and record batches that a connector took from Parquet or Arrow.
+"""Text out of tables: CSV and TSV, Parquet, Arrow files and streams, and record batches from a connector.
 
 With a text column (named, or one of `text`, `content`, `body`) every row is a record and the other cells go to `extra`.
 A CSV file without one is a document as it stands: cells without their header would say less.
@@ -11,10 +11,14 @@ import csv
 import io
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 
-from headrace.ingest.normalizers.contract import Bad
+from headrace.connectors.contract import Blob
+from headrace.ingest.normalizers.contract import Bad, Limits
+from headrace.ingest.normalizers.sensor_ipc import IpcTable
+from headrace.ingest.normalizers.sensor_parquet import ParquetTable
 from headrace.ingest.normalizers.text_batch import Document
 from headrace.ingest.normalizers.text_fields import AUTO_FIELDS, FieldPicker
 from headrace.schemas.errors import RecordError
@@ -123,3 +127,21 @@ def from_table(table: pa.RecordBatch, first_row: int, picker: FieldPicker) -> It
             yield Bad(exc.reason, f"row {number}: {exc.message}", locator, None)
             continue
         yield locator, found, columns
+
+
+def from_columnar(
+    blob: Blob, name: str, field: str | None, picker: FieldPicker, limits: Limits
+) -> Iterator[Document | Bad]:
+    """One record per row of a Parquet file, or an Arrow file or stream. Raises: RecordError."""
+    table: Any = ParquetTable(blob, limits) if name == "parquet" else IpcTable(blob, limits, file=name == "arrow_file")
+    with table:
+        if field is None and text_column(table.schema.names, None) is None:
+            names = ", ".join(f"`{each}`" for each in table.schema.names[:16])
+            raise RecordError("missing_field", f"no column {', '.join(AUTO_FIELDS)}; name one of {names} as `field`")
+        told = 0
+        for chunk in table.chunks():
+            whole = min(chunk.damaged.values(), default=len(chunk.rows))  # what is behind it is told by the table
+            yield from from_table(chunk.batch.slice(0, whole), int(chunk.rows[0]) if len(chunk.rows) else 0, picker)
+            for bad in getattr(table, "bad", [])[told:]:
+                told += 1
+                yield bad

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import pyarrow as pa
 
+from headrace.ingest.normalizers.media import wall_clock
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.record import as_draft
 
@@ -63,9 +65,7 @@ def text_records(
             "flags": [*flags, *([f"cues_left_out:{len(transcript.problems)}"] if transcript.problems else [])],
             "extra": canonical_json({**extra, "cues": places}).decode(),
         }
-        if clock_us is not None:
-            row |= {"event_time": clock_us + start, "event_end": clock_us + end}
-            row["time_source"] = "container:creation_time"
+        row |= wall_clock(clock_us, Fraction(start, 1_000_000), Fraction(end, 1_000_000))
         if len(parts) > 1:
             row |= {"part": number, "parts": len(parts)}
         yield as_draft("text", row)

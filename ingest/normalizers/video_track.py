@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import Any
 
 from headrace.ingest.normalizers.contract import Limits, Normalized
-from headrace.ingest.normalizers.media import Media
+from headrace.ingest.normalizers.media import Media, wall_clock
 from headrace.ingest.normalizers.media_track import Track, WindowKey
 from headrace.ingest.normalizers.video_picture import HDR, Look, Pictures, look_of
 from headrace.ingest.normalizers.video_window import FrameRule, Grid, Span, Window
@@ -222,9 +222,7 @@ class VideoTrack(Track):
         clock = self._clock if window.run == 0 else None  # nobody knows when a clock that was set back ran on
         return {
             "locator": canonical_json({"stream": self.stream.index, **self._place(window)}).decode(),
-            "event_time": clock + round(start * 1_000_000) if clock is not None else None,
-            "event_end": clock + round(end * 1_000_000) if clock is not None else None,
-            "time_source": "container:creation_time" if clock is not None else None,
+            **wall_clock(clock, start, end),
             "flags": flags,
             "transforms": transforms,
             "extra": canonical_json(extra).decode(),

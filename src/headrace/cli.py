@@ -44,7 +44,7 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     for kind, code in ((ConfigError, EXIT_CONFIG), (StorageError, EXIT_STORAGE), (Fenced, EXIT_FENCED)):
-        if isinstance(error, kind):
+        if isinstance(error, kind) or kind.__name__ in getattr(error, "kinds", ()):
             return code
     return EXIT_DATA
 

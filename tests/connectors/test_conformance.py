@@ -17,7 +17,7 @@ from headrace.connectors.contract import Connector, ConnectorConfig, Idle, Item,
 from headrace.connectors.files import Files
 from headrace.connectors.testing import ConnectorKit
 
-LINES = b"".join(b'{"n":%d,"text":"%s"}\n' % (n, b"word " * (n % 50)) for n in range(20_000))
+LINES = b"".join(b'{"n":%d,"text":"%s"}\n' % (n, b"word " * (n % 250)) for n in range(4_000))
 
 
 class LocalKit(ConnectorKit):
@@ -96,7 +96,9 @@ class TestWebArchive(LocalKit):
         out = b""
         for n in range(15):
             body = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>%d</html>" % n
-            head = f"WARC-Type: response\r\nWARC-Target-URI: http://example.com/{n}\r\nWARC-Date: 2024-01-01T00:00:{n:02}Z"
+            head = (
+                f"WARC-Type: response\r\nWARC-Target-URI: http://example.com/{n}\r\nWARC-Date: 2024-01-01T00:00:{n:02}Z"
+            )
             record = f"WARC/1.1\r\n{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body + b"\r\n\r\n"
             out += gzip.compress(record)[: 50 if n == 7 else None]
         (root / "a.warc.gz").write_bytes(out)
@@ -111,7 +113,7 @@ class TestSeveralFiles(LocalKit):
             (root / name).write_bytes(b"\x89PNG\r\n\x1a\n" if name == "a.png" else b"\0\1text")
 
 
-# -- the kit catches what it is there to catch -------------------------------------------------------------------------
+# -- the kit catches what it is there to catch ------------------------------------------------------------------------
 
 
 class Numbers(Connector):
@@ -194,7 +196,7 @@ class AcknowledgesItself(Numbers):
     def read(self, split: Split, after: Position) -> Iterator[Read]:
         for item in super().read(split, after):
             yield item
-            self.ack(split, item.position)  # type: ignore[union-attr]
+            self.ack(split, item.position)
 
 
 class ReadsAhead(Numbers):
@@ -276,6 +278,8 @@ class TestTicker(ConnectorKit):
         return Ticker(Ticker.Config())
 
 
-@pytest.mark.parametrize(("cls", "guarantee"), [(Numbers, "exactly once"), (OffByOne, "at least once"), (Forgetful, "at most once")])
+@pytest.mark.parametrize(
+    ("cls", "guarantee"), [(Numbers, "exactly once"), (OffByOne, "at least once"), (Forgetful, "at most once")]
+)
 def test_the_observed_guarantee_is_computed(cls: type[Numbers], guarantee: str) -> None:
     assert kit_of(cls).observed_guarantee() == guarantee

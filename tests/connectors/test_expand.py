@@ -73,7 +73,7 @@ def test_zstd_frames_of_every_shape_come_out() -> None:
             assert unpack("zstd", skippable + packed + skippable) == (data, None)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 1), share=st.floats(0, 1, exclude_max=True))
 def test_a_cut_stream_gives_a_true_prefix_and_says_so(kind: str, seed: int, share: float) -> None:
     data = sample(seed, 150_000)
@@ -93,7 +93,7 @@ def test_a_cut_gzip_gives_all_that_zlib_could_have_given() -> None:
         assert unpack("gzip", packed[:cut])[0] == zlib.decompressobj(31).decompress(packed[:cut])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(kind=st.sampled_from(KINDS), at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_never_passes_for_whole(kind: str, at: float, bit: int) -> None:
     data = sample(4, 60_000)

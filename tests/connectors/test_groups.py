@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.connectors.contract import Item
@@ -30,7 +30,7 @@ def items(root: Path, rule: str, **settings: Any) -> dict[str, Any]:
     for split in connector.splits():
         (read,) = connector.read(split, None)
         assert isinstance(read, Item) and read.position == "end"
-        out[split.id] = [blob.id for blob in read.data] if isinstance(read.data, list) else read.data.id  # type: ignore[union-attr]
+        out[split.id] = [blob.id for blob in read.data] if isinstance(read.data, list) else read.data.id
     return out
 
 
@@ -48,7 +48,8 @@ def test_stem_groups_a_clip_with_its_captions_and_leaves_the_rest(tmp_path: Path
     write(tmp_path, dict.fromkeys(names, b"data"))
     assert items(tmp_path, "stem") == {
         ".x": ".x", "2024.01.01.jpg": "2024.01.01.jpg", "2024.01.02.jpg": "2024.01.02.jpg",
-        "a/clip.*": ["a/clip.en.vtt", "a/clip.mp4", "a/clip.srt"], "a/other.jpg": "a/other.jpg", "b/clip.txt": "b/clip.txt",
+        "a/clip.*": ["a/clip.en.vtt", "a/clip.mp4", "a/clip.srt"], "a/other.jpg": "a/other.jpg",
+        "b/clip.txt": "b/clip.txt",
     }  # fmt: skip
 
 
@@ -84,7 +85,8 @@ def test_stac_groups_an_item_with_its_local_assets_only(tmp_path: Path) -> None:
         tmp_path,
         {
             "root/d/item.json": stac("./b2.tif", "b1.tif", "../shared.tif", "absent.tif", "item.json", *outside),
-            "root/d/b1.tif": b"II*\0", "root/d/b2.tif": b"II*\0", "root/shared.tif": b"II*\0", "root/lone.tif": b"II*\0",
+            "root/d/b1.tif": b"II*\0", "root/d/b2.tif": b"II*\0", "root/shared.tif": b"II*\0",
+            "root/lone.tif": b"II*\0",
             "root/not.json": b'{"type": "Feature"}', "root/bad.json": b"{", "secret.tif": b"secret",
         },
     )  # fmt: skip
@@ -94,6 +96,7 @@ def test_stac_groups_an_item_with_its_local_assets_only(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.text(max_size=8) | st.integers(),
@@ -130,6 +133,6 @@ def test_a_group_that_changed_since_planning_is_refused(tmp_path: Path) -> None:
 def test_every_file_is_in_one_group_or_alone(names: set[str]) -> None:
     entries = [Entry(name, 1, "pin") for name in sorted(names)]
     for rule in ("stem", "safe", "none"):
-        groups, alone = group_files(rule, entries, lambda e: b"")  # type: ignore[arg-type]
+        groups, alone = group_files(rule, entries, lambda e: b"")
         taken = [e.id for g in groups for e in g.entries] + [e.id for e in alone]
         assert sorted(taken) == sorted(names)

@@ -46,8 +46,8 @@ def test_a_class_comes_from_a_file_beside_the_pipeline(tmp_path: Path) -> None:
     assert connector_class("./tide.py:Tide", tmp_path) is cls, "one content is loaded once"
     (tmp_path / "tide.py").write_text(TIDE + "\n# changed\n")
     assert connector_class("./tide.py:Tide", tmp_path) is not cls
-    reads = list(cls(cls.Config(host="h")).read(next(iter(cls(cls.Config(host="h")).splits())), 1))  # type: ignore[call-arg]
-    assert [read.position for read in reads] == [2, 3]  # type: ignore[union-attr]
+    reads = list(cls(cls.Config(host="h")).read(next(iter(cls(cls.Config(host="h")).splits())), 1))
+    assert [read.position for read in reads] == [2, 3]
 
 
 def test_a_class_comes_from_a_module() -> None:

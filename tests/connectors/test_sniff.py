@@ -145,7 +145,8 @@ def test_a_jp2_is_a_raster_by_its_boxes() -> None:
         ('{"a": 1}\n', "x", Format("json", "text")),
         ('{"t": "2024-01-01T00:00:00Z", "level": 1.5}\n{"t": "2024-01-01T00:01:00Z", "level": 1.6}\n', "x.jsonl",
          Format("jsonl", "sensor")),
-        ('{"time": 1, "text": "one two three four five six seven eight nine ten"}\n', "x.jsonl", Format("jsonl", "text")),
+        ('{"time": 1, "text": "one two three four five six seven eight nine ten"}\n', "x.jsonl",
+         Format("jsonl", "text")),
         ("time,level\n2024-01-01,1.5\n2024-01-02,1.6\n", "x.csv", Format("csv", "sensor")),
         ("id,comment\n1,good\n2,bad\n", "x.csv", Format("csv", "text")),
         ("time\tlevel\n2024-01-01\t1.5\n", "x.tsv", Format("tsv", "sensor")),
@@ -225,14 +226,14 @@ def test_sound_in_film_containers_is_audio() -> None:
     assert sniff(matroska, "a.mka") == Format("matroska", "audio")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.binary(max_size=3000), st.text(max_size=20))
 def test_no_bytes_make_it_fail(head: bytes, name: str) -> None:
     assert sniff(head, name).name in FORMATS
 
 
 @pytest.mark.data
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_damaged_real_heads_do_not_make_it_fail(
     corpus: Path, manifest: list[dict[str, str]], data: st.DataObject

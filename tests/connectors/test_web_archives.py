@@ -220,7 +220,7 @@ def test_a_wrong_content_length_is_told(tmp_path: Path) -> None:
     assert kinds == ["whole", "corrupt", "whole", "1", "truncated"]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     gzipped=st.booleans(),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=4),
@@ -250,9 +250,8 @@ def test_no_damage_makes_reading_fail(
 
 def test_arc_records_are_read_with_spaces_in_their_urls(tmp_path: Path) -> None:
     body = http(HTML, Content_Type="text/html")
-    head = b"filedesc://a.arc 0.0.0.0 20240101000000 text/plain 76\n1 0 x\nURL IP-address Archive-date Content-type Archive-length\n"
-    info = head.split(b"\n", 1)[1]
-    head = head.replace(b" 76\n", f" {len(info)}\n".encode())
+    info = b"1 0 x\nURL IP-address Archive-date Content-type Archive-length\n"
+    head = f"filedesc://a.arc 0.0.0.0 20240101000000 text/plain {len(info)}\n".encode() + info
     line = f"http://example.com/a b 10.0.0.1 20240506070809 text/html {len(body)}\n".encode()
     (tmp_path / "a.arc").write_bytes(head + b"\n" + line + body + b"\n" + line + body + b"\n")
     reads = reads_of(tmp_path)
@@ -266,7 +265,7 @@ def test_a_selection_takes_only_its_payloads(tmp_path: Path) -> None:
     seen = {}
     for select in ("text", "image", "none", "audio"):
         connector = Files(Files.Config(root=str(tmp_path), select=select))
-        seen[select] = [r.headers["format"] for s in connector.splits() for r in connector.read(s, None)]  # type: ignore[union-attr]
+        seen[select] = [r.headers["format"] for s in connector.splits() for r in connector.read(s, None)]
     assert seen == {"text": ["html"], "image": ["png"], "none": ["unknown"], "audio": []}
 
 

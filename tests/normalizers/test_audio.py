@@ -1,4 +1,4 @@
-"""Sound with known samples: windows, rates, channels, gaps and damage; real files against ffmpeg and Python's `wave`."""
+"""Sound with known samples: windows, rates, gaps and damage; real files against ffmpeg and Python's `wave`."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_mixing_is_the_mean_and_resampling_keeps_the_duration() -> None:
 
 
 def test_resampling_does_not_depend_on_how_packets_are_cut() -> None:
-    """FLAC packets of 4,608 samples, WAV packets of 2,048: the same samples, the same record."""
+    """FLAC packets of 1,152 samples, WAV packets of 2,048: the same samples, the same record."""
     samples = noise(100_000)
     flac = encoded(samples, "flac", "flac", 44_100)
     assert [samples_of(r).tobytes() for r in read(wav(samples, 44_100), window_s=1)[0]] == [
@@ -190,7 +190,7 @@ def test_a_flipped_bit_in_flac_costs_a_frame_and_leaves_a_gap() -> None:
         start = record["start_sample"]
         assert np.array_equal(samples_of(record), samples[start : start + record["shape"][0]])
     gap = records[1]["start_sample"] - records[0]["shape"][0]
-    assert "gap" in records[1]["flags"] and json.loads(records[1]["extra"])["gap_samples"] == gap == 4608
+    assert "gap" in records[1]["flags"] and json.loads(records[1]["extra"])["gap_samples"] == gap == 1152
     assert not any("truncated" in r["flags"] for r in records) and len(bads) == 1
 
 

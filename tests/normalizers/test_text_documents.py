@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_a_long_document_becomes_parts_that_know_their_place() -> None:
     starts = [0]
     for row in rows:
         starts.append(starts[-1] + len(row["text"]))
-    assert [row["locator"] for row in rows] == [f'{{"chars":[{a},{b}]}}' for a, b in zip(starts, starts[1:])]
+    assert [row["locator"] for row in rows] == [f'{{"chars":[{a},{b}]}}' for a, b in itertools.pairwise(starts)]
     assert {row["language"] for row in rows} == {"en"}
 
 

@@ -128,7 +128,8 @@ def test_the_rows_of_an_arrow_table_are_records() -> None:
 
 def test_xml_gives_the_lines_of_its_elements_and_keeps_running_text_together() -> None:
     source = """<?xml version="1.0"?><doc xml:lang="de"><head> A &amp; B </head>
-      <p>Running <hi>te</hi>xt, <i>whole</i>.</p><p><b>Bold</b> first</p><empty/><p>one<lb/>two</p><![CDATA[<raw>]]></doc>"""
+      <p>Running <hi>te</hi>xt, <i>whole</i>.</p><p><b>Bold</b> first</p>
+      <empty/><p>one<lb/>two</p><![CDATA[<raw>]]></doc>"""
     rows, _ = opened(source.encode(), "xml")
     assert rows[0]["text"] == "A & B\nRunning text, whole.\nBold first\none\ntwo<raw>"
     assert (rows[0]["language"], rows[0]["transforms"]) == ("de", ["text of xml"])
@@ -264,8 +265,6 @@ pieces = st.sampled_from(
         "</div>",
         "<!-- <p>no</p> -->",
         "<br/>",
-    ]
-    + [
         "<style>p > a { }</style>",
         "<script>if (a < b) '<p>'</script>",
         "<h2 a=b>",
@@ -290,14 +289,19 @@ def test_the_words_of_a_page_are_those_that_the_standard_parser_finds(parts: lis
 
 @pytest.mark.parametrize(
     "source",
-    ["<a " * 200_000, "<!--" * 200_000, '<a b="' * 200_000, "<p" * 200_000 + ">", "</" * 400_000, "<![CDATA[" * 100_000]
-    + [
-        "<svg>" * 100_000,
-        "<script>" * 100_000,
-        "&" * 400_000,
-        "<a   " + " " * 400_000,
-        "<pre>" * 100_000,
-        "a<b " * 100_000,
+    [
+        "<a " * 200000,
+        "<!--" * 200000,
+        '<a b="' * 200000,
+        "<p" * 200000 + ">",
+        "</" * 400000,
+        "<![CDATA[" * 100000,
+        "<svg>" * 100000,
+        "<script>" * 100000,
+        "&" * 400000,
+        "<a   " + " " * 400000,
+        "<pre>" * 100000,
+        "a<b " * 100000,
     ],
 )
 def test_malformed_pages_take_time_in_proportion_to_their_size(source: str) -> None:

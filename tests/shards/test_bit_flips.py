@@ -16,7 +16,7 @@ from headrace.shards.store_local import LocalStore
 from headrace.shards.testing import MemoryStore
 from headrace.shards.verify import verify
 
-FLIPS = 42  # for each kind of file
+FLIPS = 40  # for each kind of file
 
 
 def flip(store: LocalStore, name: str, bit: int) -> None:

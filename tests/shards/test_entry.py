@@ -107,6 +107,7 @@ BASE = '{"epoch":0,"format":1,"id":"","kind":"commit","prev":"","v":3}'
         (BASE.replace('"commit"', '"omit"'), "should be one of"),
         (BASE.replace('"v":3', '"places":[],"v":3'), "canonical"),
         ("[" * 100_000, "not strict JSON"),
+        (BASE.replace('"epoch"', '"convictions":[{"after":' + "[" * 900 + "]" * 900 + ',"k":0}],"epoch"'), "."),
         ("3", "should be an object"),
     ],
 )

@@ -151,7 +151,7 @@ def test_a_name_is_created_once(s3: S3Store) -> None:
 
 
 def test_racing_processes_find_the_server_exclusive(s3: S3Store) -> None:
-    assert exclusive_race(s3, processes=3, names=15).names == 15
+    assert exclusive_race(s3, processes=3, names=8).names == 8
     assert list(s3.list()) == []
 
 
@@ -231,14 +231,14 @@ def test_missing_buckets_objects_and_ranges_are_told_in_words(s3: S3Store, serve
 
 def test_a_dataset_lives_on_s3_as_on_a_disk(s3: S3Store, filled: Callable[..., CommitLog]) -> None:
     memory = MemoryStore()
-    filled(memory)
-    log = filled(s3)
+    filled(memory, 1)
+    log = filled(s3, 1)
     report = verify(s3)
-    assert report.ok and report.content_digest == verify(memory).content_digest and report.catalogue == 99
+    assert report.ok and report.content_digest == verify(memory).content_digest and report.catalogue == 30
     data = Dataset.open(s3.url, options=s3.options)
-    assert data.sample("tide", 2, 20).column("position").to_pylist() == ["22"]
+    assert data.sample("tide", 2, 9).column("position").to_pylist() == ["10"]
     forget(log, Selection(where="stream = 'tide' and seq = 3"), erase=True)
-    assert verify(s3).ok and verify(s3).samples == 97
+    assert verify(s3).ok and verify(s3).samples == 28
     assert collect(s3, log.state, delete=True).garbage == []
 
 

@@ -176,6 +176,13 @@ def test_a_flipped_bit_in_any_byte_is_told_with_shard_block_and_offset(memory: M
     assert {"head", "tail", "block 0", "block 1"} <= places
 
 
+def test_a_local_shard_can_be_read_without_mapping_it(store: LocalStore) -> None:
+    batch = sample_batch(SCHEMA, "a", range(100))
+    reader = ShardReader(store, write(store, [batch], target=8192), mapped=False)
+    assert pa.Table.from_batches(list(reader.batches())).equals(pa.Table.from_batches([batch]))
+    reader.check_whole()
+
+
 @pytest.mark.parametrize("mapped", [True, False])
 def test_a_truncated_or_missing_shard_is_told_before_anything_is_read(
     store: LocalStore, memory: MemoryStore, mapped: bool

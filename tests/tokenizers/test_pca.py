@@ -1,4 +1,4 @@
-"""The integer PCA and what is built on it: exact against big integers, and honest about error, edges, masks and schema."""
+"""The integer PCA and what is built on it: exact against big integers, honest about error, edges, masks, schema."""
 
 from __future__ import annotations
 
@@ -92,15 +92,18 @@ def test_levels_are_at_least_as_good_as_even_ones() -> None:
             step = (whole.max() - whole.min() + 1) / count
             even = whole.min() + (np.floor((whole - whole.min()) / step) + 0.5) * step
             assert error <= ((whole - even) ** 2).mean() * 1.001
-            assert (np.diff(levels.thresholds) > 0).all() and levels.squared_error / 5000 == pytest.approx(error, rel=0.05)
+            assert (np.diff(levels.thresholds) > 0).all()
+            assert levels.squared_error / 5000 == pytest.approx(error, rel=0.05)
 
 
 def test_the_logarithm_and_the_power_are_right_to_the_last_places() -> None:
     random = np.random.default_rng(2)
     x = np.exp(random.uniform(-700, 700, 20_000))
-    assert np.abs(log2(x) - np.log2(x)).max() <= 1e-12 and log2(np.array([1.0, 2.0, 0.125])).tolist() == [0.0, 1.0, -3.0]
+    assert np.abs(log2(x) - np.log2(x)).max() <= 1e-12
+    assert log2(np.array([1.0, 2.0, 0.125])).tolist() == [0.0, 1.0, -3.0]
     y = random.uniform(-900, 900, 20_000)
-    assert np.abs(exp2(y) / np.exp2(y) - 1).max() <= 1e-15 and exp2(np.array([0.0, 5.0, -2.0])).tolist() == [1, 32, 0.25]
+    assert np.abs(exp2(y) / np.exp2(y) - 1).max() <= 1e-15
+    assert exp2(np.array([0.0, 5.0, -2.0])).tolist() == [1, 32, 0.25]
 
 
 @settings(max_examples=100, deadline=None)
@@ -113,10 +116,11 @@ def test_moments_agree_with_numpy_and_not_with_their_neighbours(runs: list[list[
     for i, run in enumerate(runs):
         alone = np.array(run), np.array([0, len(run)])
         assert mean[i] == mean_and_deviation(*alone)[0][0] and rms[i] == root_mean_square(*alone)[0]
-        scale = np.abs(run).max()
-        assert mean[i] == pytest.approx(np.mean(run), rel=1e-12, abs=scale * 1e-14)
-        assert deviation[i] == pytest.approx(np.std(run), rel=1e-9, abs=scale * 1e-14)
-        assert rms[i] == pytest.approx(np.sqrt(np.mean(np.square(run))), rel=1e-9)
+        scale = np.abs(run).max() or 1.0
+        unit = np.array(run) / scale  # numpy's squares of tiny values would be 0
+        assert mean[i] / scale == pytest.approx(np.mean(unit), rel=1e-12, abs=1e-14)
+        assert deviation[i] / scale == pytest.approx(np.std(unit), rel=1e-9, abs=1e-14)
+        assert rms[i] / scale == pytest.approx(np.sqrt(np.mean(np.square(unit))), rel=1e-9)
 
 
 @given(st.lists(st.integers(-(2**63) + 1, 2**63 - 1), max_size=20), st.sampled_from([256, 1024]))
@@ -167,7 +171,7 @@ def test_a_picture_keeps_its_size_and_the_stored_error_is_the_true_one() -> None
 
 
 def test_more_tokens_a_patch_give_a_better_picture() -> None:
-    batch = images(*(picture(64, 64, s) for s in range(6)))
+    batch = images(*(picture(64, 64, s) for s in range(4)))
     errors = [fitted(batch, type="pca-fsq", stages=n).encode(batch).error.mean() for n in (1, 2, 4)]
     assert errors[0] + 1 < errors[1] and errors[1] + 1 < errors[2]
 
@@ -218,7 +222,8 @@ def test_coefficients_beyond_the_fit_are_counted() -> None:
     dull = images(*((picture(64, 64, s) // 8 + 100).astype(np.uint8) for s in range(4)))
     tokenizer = fitted(dull, type="pca-fsq")
     assert tokenizer.encode(dull).clip_fraction.max() < 0.02
-    assert tokenizer.encode(images(np.tile(np.array([[[255] * 3, [0] * 3]], np.uint8), (32, 16, 1)))).clip_fraction[0] > 0.1
+    stripes = np.tile(np.array([[[255] * 3, [0] * 3]], np.uint8), (32, 16, 1))
+    assert tokenizer.encode(images(stripes)).clip_fraction[0] > 0.1
 
 
 def test_a_fit_says_what_it_read_and_how_good_it_is() -> None:
@@ -333,7 +338,8 @@ def test_bands_alone_take_any_bands_and_dtypes() -> None:
     batch = rasters(*tiles)
     encoded, decoded = through(fitted(batch, type="band-pca-fsq"), batch)
     for a, b, error in zip(payload_views(batch), payload_views(decoded), encoded.error, strict=True):
-        assert b.shape == a.shape and b.dtype == (np.float64 if a.dtype.itemsize > 2 and a.dtype != np.float32 else np.float32)
+        assert b.shape == a.shape
+        assert b.dtype == (np.float64 if a.dtype.name in ("uint32", "int32", "float64") else np.float32)
         scale = float(np.abs(a.astype(float)).max())
         x, y = a.astype(float) / scale, b.astype(float) / scale
         relative = [np.sqrt(((p - q) ** 2).mean()) / p.std() for p, q in zip(x, y, strict=True)]
@@ -345,9 +351,8 @@ def test_bands_alone_take_any_bands_and_dtypes() -> None:
 def test_a_band_is_coded_the_same_in_another_unit() -> None:
     tile = smooth((1, 32, 32), 1, 200.0)
     tokenizer = fitted(rasters(tile), type="band-pca-fsq")
-    header = 24
-    plain = tokenizer.encode(rasters(tile)).values[-16:]
-    assert np.array_equal(tokenizer.encode(rasters(tile * 4 - 8192)).values[-16:], plain) and header
+    plain = tokenizer.encode(rasters(tile)).values[-16:]  # its sixteen patches, after the header
+    assert np.array_equal(tokenizer.encode(rasters(tile * 4 - 8192)).values[-16:], plain)
 
 
 def test_a_raster_whose_mask_does_not_fit_is_a_bad_record() -> None:

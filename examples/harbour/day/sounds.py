@@ -19,7 +19,8 @@ def _write(path: Path, samples: Array, codec: str, *, bitrate: int = 0) -> None:
     """One mono track: PCM or FLAC of 16 bits, or a lossy codec of `bitrate`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lossy = bool(bitrate)
-    with av.open(str(path), "w") as out:
+    # Without these Ogg would number its streams at random.
+    with av.open(str(path), "w", options={"fflags": "+bitexact", **({"serial_offset": "7"} if codec == "libopus" else {})}) as out:
         stream = out.add_stream(codec, rate=48_000 if codec == "libopus" else RATE, layout="mono")
         if lossy:
             stream.bit_rate = bitrate

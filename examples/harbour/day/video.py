@@ -101,20 +101,20 @@ def _film(view: View, started: float, times: list[float]) -> Iterator[tuple[floa
 
 
 def morning(folder: Path, studio: Studio, seconds: float = 16.0) -> None:
-    """The ferry comes in past the breakwater: 8 frames a second, with sound and captions."""
+    """The ferry comes in past the breakwater: 6 frames a second, with sound and captions."""
     view = View(studio, LIGHTHOUSE, MORNING, seconds=seconds, scale=1.25)
     sound = record(studio.place.seed, "morning", MORNING, seconds, RATE, (LIGHTHOUSE.x, LIGHTHOUSE.y), studio.ships, [MORNING_HORN], gulls=9)
-    write(folder / "lighthouse_morning.mp4", _film(view, MORNING, [k / 8 for k in range(round(seconds * 8))]), MORNING, sound, rate=8)
+    write(folder / "lighthouse_morning.mp4", _film(view, MORNING, [k / 6 for k in range(round(seconds * 6))]), MORNING, sound, rate=6)
     (folder / "lighthouse_morning.srt").write_text(srt(MORNING_CAPTIONS), encoding="utf-8")
 
 
 def evening(folder: Path, studio: Studio, seconds: float = 24.0) -> None:
-    """The freighter leaves: a camera that takes two frames a second until something moves near it, then up to six."""
+    """The freighter leaves: a camera that takes two frames a second until something moves near it, then up to five."""
     times, t = [], 0.0
     while t < seconds:
         times.append(round(t, 3))
         near = min((np.hypot(s.x - QUAY.x, s.y - QUAY.y) for s in (ship.at(EVENING + t) for ship in studio.ships) if s is not None and s.speed > 0.5), default=1e9)
-        t += 0.5 if near > 136 else 0.25 if near > 126 else 0.16
+        t += 0.5 if near > 136 else 0.25 if near > 126 else 0.2
     view = View(studio, QUAY, EVENING, seconds=seconds, scale=1.25)
     sound = record(studio.place.seed, "evening", EVENING, seconds, RATE, (QUAY.x, QUAY.y), studio.ships, [], gulls=5)
     write(folder / "quay_evening.mp4", _film(view, EVENING, times), EVENING, sound)
