@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from headrace.ingest.coordinator import check_settings, config_guard
+from headrace.ingest.guards import check_settings, probe_sources
 from headrace.ingest.inline_engine import run_inline
 from headrace.ingest.resolve import Runtime, resolve
 from headrace.schemas.errors import ConfigError, HeadraceError
@@ -82,7 +82,7 @@ def build(
         where = str(Path(where).resolve())
     runtime = Runtime.of(pipeline, where, base or Path.cwd())
     streams = resolve(pipeline, runtime.base)
-    config_guard(streams)
+    probe_sources(streams)
     store = open_store(where, create=True)
     state = CommitLog(store).replay()
     check_settings(streams, state.settings)

@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +20,12 @@ from headrace.ingest.artefacts import read_artefact, write_artefact
 from headrace.ingest.complete import output_settings
 from headrace.ingest.environment import library_versions
 from headrace.ingest.fit import budget_of
+from headrace.ingest.guards import check_settings, source_to_tell
 from headrace.ingest.place import Place, PlanRow, position_key
 from headrace.ingest.plan import SourcePlan, list_splits, new_segment, read_plan, sample_splits
 from headrace.ingest.resolve import ResolvedStream, Runtime, resolve
 from headrace.ingest.task import Conviction, Task
-from headrace.schemas.canonical import canonical_json
-from headrace.schemas.errors import ConfigError, Fenced, HeadraceError, SettingsDiffer, SourceChanged
+from headrace.schemas.errors import Fenced, HeadraceError, SourceChanged
 from headrace.shards import entry as log
 from headrace.shards.log import CommitLog
 from headrace.shards.state import StalePlace
@@ -109,7 +108,7 @@ class Coordinator:
             plan = read_plan(store, state.plan.get(name, []))
             stream = self._streams[name]
             segment, changed = new_segment(
-                store, name, plan, listing, stream.spec.shards, self._log.epoch or 0, _source_to_tell(stream)
+                store, name, plan, listing, stream.spec.shards, self._log.epoch or 0, source_to_tell(stream)
             )
             if segment is not None:
                 segments.append(segment)
@@ -448,55 +447,3 @@ class Coordinator:
                 "fitted": {g.name: g.fingerprint for g in self._groups.values()},
                 "epoch": self._log.state.epoch,
             }
-
-
-def check_settings(streams: dict[str, ResolvedStream], have: dict[str, log.StreamSettings]) -> None:
-    """Refuse settings that differ from those the dataset was begun with. Raises: SettingsDiffer."""
-    for stream in streams.values():
-        for output in stream.outputs.values():
-            known = have.get(output.name)
-            if known is None:
-                continue
-            fingerprint = known.tokenizer
-            if output.tokenizer is not None and output.fit_group is None:
-                tokenizer = output.make_tokenizer(None)
-                fingerprint = tokenizer.fingerprint if tokenizer else None
-            if output.digest(fingerprint) == known.digest:
-                continue
-            where, was, now = next(
-                _differences(known.detail, output.settings), ("tokenizer", known.tokenizer, fingerprint)
-            )
-            raise SettingsDiffer(
-                f"the dataset holds this stream with `{where}` = {was!r}, the pipeline says {now!r}. A stream never"
-                f" changes: give it a new name (`{stream.name}2`), or write to another dataset",
-                field=f"streams.{stream.name}",
-                value=now,
-            )
-
-
-def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(was, dict) and isinstance(now, dict):
-        for key in sorted(was.keys() | now.keys()):
-            yield from _differences(was.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    elif canonical_json(was) != canonical_json(now):
-        yield path, was, now
-
-
-def _source_to_tell(stream: ResolvedStream) -> dict[str, Any] | None:
-    """How to open a source again, kept in the plan: for files only, since other sources' settings may hold secrets."""
-    if stream.spec.source.type != "files" or "@" in str(stream.connector_config.root):
-        return None
-    told: dict[str, Any] = stream.connector_config.model_dump(mode="json", exclude={"storage_options"})
-    return {"type": "files", **told}
-
-
-def config_guard(streams: dict[str, ResolvedStream]) -> None:
-    """Ask every connector whether its source can be reached. Raises: ConfigError, SourceError."""
-    for name, stream in streams.items():
-        connector = stream.make_connector()
-        try:
-            connector.probe()
-        except ConfigError as exc:
-            raise ConfigError(str(exc), field=f"streams.{name}.source") from exc
-        finally:
-            connector.close()

@@ -7,7 +7,6 @@ batched. A cut closes all open shards of the lane together, and the manifest it 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +15,8 @@ import pyarrow as pa
 from headrace.connectors.contract import Connector
 from headrace.ingest.artefacts import read_artefact
 from headrace.ingest.complete import Completer, make_samples, output_schema
+from headrace.ingest.lane_books import SplitBooks
+from headrace.ingest.lane_rows import Rows, ready_batches, sliced, suspects
 from headrace.ingest.place import Place
 from headrace.ingest.resolve import Output, ResolvedStream, Runtime
 from headrace.ingest.task import Task
@@ -23,7 +24,7 @@ from headrace.ingest.walk import KEEP_BYTES, Batch, GapSeen, InFlight, ItemDone,
 from headrace.schemas.errors import HeadraceError, NotFitted, RecordError, SchemaMismatch
 from headrace.schemas.record import PAYLOAD_COLUMN, Modality
 from headrace.shards import entry as log
-from headrace.shards.books import Books, SplitCounts, StreamCounts
+from headrace.shards.books import Books, StreamCounts
 from headrace.shards.quarantine import QuarantineWriter
 from headrace.shards.store import Store
 from headrace.shards.writer import ShardWriter
@@ -59,20 +60,6 @@ class OpenOutput:
     records: int = 0
     samples: int = 0
     tokens: int = 0
-    quarantined: int = 0
-
-
-@dataclass
-class _SplitLine:
-    """A split's counts since the last cut."""
-
-    after: Any
-    after_k: int
-    was_open: bool
-    upto: Any = None
-    upto_k: int = 0
-    read: int = 0
-    closed: int = 0
     quarantined: int = 0
 
 
@@ -125,7 +112,7 @@ class _Lane:
         self._source = connector.describe()
         self._completer = Completer(stream, runtime.pipeline.folds, self._source, runtime.pipeline.grid)
         self._committed = task.place
-        self._lines: dict[str, _SplitLine] = {}
+        self._books = SplitBooks(stream.name, task.rows, task.place)
         self._gaps: list[log.GapInfo] = []
         self._quarantine: dict[str, QuarantineWriter] = {}
         self._payload = self._written = 0
@@ -156,10 +143,12 @@ class _Lane:
                 self._gaps.append(
                     log.GapInfo(self._stream.name, digest, event.gap.position, event.gap.reason, event.gap.lost)
                 )
-                self._line(event.row.split.id)
+                self._books.line(event.row.split.id)
             elif isinstance(event, SplitDone):
                 self._total["splits"] += 1
-            self._update_line(event)
+            if not isinstance(event, SplitDone):
+                row = event.origin.row if isinstance(event, Batch) else event.row
+                self._books.reach(row.split.id, self._walk.place)
             self._tell()
             if isinstance(event, Refused) and event.whole_item and event.stage != "read":
                 continue  # its item is done with the next event: the two belong into one commit
@@ -173,7 +162,6 @@ class _Lane:
 
     def _take(self, event: Batch) -> None:
         out = self._outputs[event.modality]
-        self._line(event.origin.row.split.id)
         column = event.draft.column(PAYLOAD_COLUMN[event.modality])
         size = column.nbytes
         self._payload += size
@@ -189,7 +177,7 @@ class _Lane:
 
     def _encode(self, out: OpenOutput) -> None:
         waiting, out.waiting, out.waiting_bytes, out.waiting_rows = out.waiting, [], 0, 0
-        for records, origins in _split_convicted(waiting, self._convicted):
+        for records, origins in ready_batches(waiting, self._convicted):
             if isinstance(records, str):
                 batch, origin, k = origins[0]
                 self._refuse_row(
@@ -206,12 +194,10 @@ class _Lane:
                 continue
             self._encode_rows(out, records, origins)
 
-    def _encode_rows(
-        self, out: OpenOutput, records: pa.RecordBatch, origins: list[tuple[pa.RecordBatch, Origin, int]]
-    ) -> None:
+    def _encode_rows(self, out: OpenOutput, records: pa.RecordBatch, origins: Rows) -> None:
         """Encode a batch; on an error halve it until the row at fault stands alone."""
         started = time.perf_counter()
-        self._slot.enter("encode", _suspects(origins))
+        self._slot.enter("encode", suspects(origins))
         encoded: Encoded | None = None
         failure: tuple[str, str] | None = None
         try:
@@ -238,14 +224,14 @@ class _Lane:
         else:
             half = records.num_rows // 2
             for begin, size in ((0, half), (half, records.num_rows - half)):
-                self._encode_rows(out, records.slice(begin, size), _slice_origins(origins, begin, size))
+                self._encode_rows(out, records.slice(begin, size), sliced(origins, begin, size))
 
     def _write(
         self,
         out: OpenOutput,
         records: pa.RecordBatch,
         encoded: Encoded | None,
-        origins: list[tuple[pa.RecordBatch, Origin, int]],
+        origins: Rows,
     ) -> None:
         started = time.perf_counter()
         if out.schema is None:
@@ -302,7 +288,7 @@ class _Lane:
 
     def _refuse(self, event: Refused) -> None:
         self._total["quarantined"] += 1
-        line = self._line(event.row.split.id)
+        line = self._books.line(event.row.split.id)
         if event.whole_item and event.stage == "read":
             line.read += 1
             line.quarantined += 1
@@ -325,7 +311,7 @@ class _Lane:
         )
 
     def _item_done(self, event: ItemDone) -> None:
-        line = self._line(event.row.split.id)
+        line = self._books.line(event.row.split.id)
         line.read += 1
         self._total["items"] += 1
         if event.whole:
@@ -340,29 +326,6 @@ class _Lane:
 
     # -- books and cuts -----------------------------------------------------------------------------------------------
 
-    def _update_line(self, event: Any) -> None:
-        """Keep the split's place beside the lane's: where its line of the books ends."""
-        row = event.origin.row if isinstance(event, Batch) else event.row
-        if not isinstance(event, SplitDone):
-            line = self._line(row.split.id)
-            line.upto, line.upto_k = self._walk.place.position, self._walk.place.k
-
-    def _line(self, split_id: str) -> _SplitLine:
-        digest = log.split_digest(split_id)
-        line = self._lines.get(digest)
-        if line is None:
-            first = not self._lines  # only the split the last cut fell into begins anywhere but at its start
-            begun = first and self._same_split(split_id)
-            position, k = (self._committed.position, self._committed.k) if begun else (None, 0)
-            line = self._lines[digest] = _SplitLine(position, k, was_open=k > 0, upto=position, upto_k=k)
-        return line
-
-    def _same_split(self, split_id: str) -> bool:
-        return any(
-            row.split.id == split_id and (row.segment, row.row) == (self._committed.segment, self._committed.row)
-            for row in self._task.rows
-        )
-
     def _cut(self, place: Place) -> None:
         """Close everything that is open and commit it; returns when it is durable."""
         for out in self._outputs.values():
@@ -375,7 +338,7 @@ class _Lane:
             if out.writer is not None:
                 ranges = [
                     log.Range(digest, line.after, line.after_k, line.upto, line.upto_k, out.rows_of_split[digest])
-                    for digest, line in self._lines.items()
+                    for digest, line in self._books.lines.items()
                     if digest in out.rows_of_split
                 ]
                 added.append(out.writer.close(ranges))
@@ -398,36 +361,14 @@ class _Lane:
                 )
             ],
             gaps=self._gaps,
-            books=Books(list(self._split_counts()), streams),
+            books=Books(list(self._books.counts()), streams),
         )
         self._seconds["write"] += time.perf_counter() - started
         self._channel.commit(manifest.to_json())
         self._committed = place
-        self._lines, self._gaps = {}, []
+        self._books.restart(place)
+        self._gaps = []
         self._payload = self._written = 0
-
-    def _split_counts(self) -> Iterator[SplitCounts]:
-        for digest, line in self._lines.items():
-            now_open = line.upto_k > 0
-            read = line.read
-            # An item counts as read in the commit that first takes something of it, and as open until its end.
-            if now_open and not (line.was_open and line.read == 0):
-                read += 1
-            if line.was_open and line.read > 0:
-                read -= 1
-            opened = read - line.closed - line.quarantined
-            yield SplitCounts(
-                self._stream.name,
-                digest,
-                line.after,
-                line.after_k,
-                line.upto,
-                line.upto_k,
-                read,
-                line.closed,
-                line.quarantined,
-                opened,
-            )
 
     # -- progress -----------------------------------------------------------------------------------------------------
 
@@ -445,51 +386,3 @@ class _Lane:
 
 def _log_place(place: Place) -> log.Place:
     return log.Place(place.segment, place.row, place.position, place.k)
-
-
-def _suspects(origins: list[tuple[pa.RecordBatch, Origin, int]]) -> list[dict[str, Any]]:
-    """One suspect per item: the probe of an item tries all its rows, one at a time."""
-    seen: dict[tuple[str, str], dict[str, Any]] = {}
-    for _, origin, k in origins:
-        seen.setdefault((origin.row.split.id, origin.after), origin.suspect(k))
-    return list(seen.values())
-
-
-def _slice_origins(
-    origins: list[tuple[pa.RecordBatch, Origin, int]], begin: int, size: int
-) -> list[tuple[pa.RecordBatch, Origin, int]]:
-    out, at = [], 0
-    for batch, origin, k in origins:
-        low, high = max(begin, at), min(begin + size, at + batch.num_rows)
-        if low < high:
-            out.append((batch.slice(low - at, high - low), origin, k + low - at))
-        at += batch.num_rows
-    return out
-
-
-def _split_convicted(
-    waiting: list[tuple[pa.RecordBatch, Origin]], convicted: dict[tuple[str, str, int], str]
-) -> Iterator[tuple[pa.RecordBatch | str, list[tuple[pa.RecordBatch, Origin, int]]]]:
-    """Batches ready to encode, in order; a convicted row comes alone, with its reason in place of a batch."""
-    run: list[tuple[pa.RecordBatch, Origin, int]] = []
-    for batch, origin in waiting:
-        begin = 0
-        if convicted:
-            for i in range(batch.num_rows):
-                reason = convicted.get((log.split_digest(origin.row.split.id), origin.after, origin.k + i))
-                if reason is not None:
-                    if i > begin:
-                        run.append((batch.slice(begin, i - begin), origin, origin.k + begin))
-                    if run:
-                        yield _join(run), run
-                        run = []
-                    yield reason, [(batch.slice(i, 1), origin, origin.k + i)]
-                    begin = i + 1
-        if begin < batch.num_rows:
-            run.append((batch.slice(begin) if begin else batch, origin, origin.k + begin))
-    if run:
-        yield _join(run), run
-
-
-def _join(run: list[tuple[pa.RecordBatch, Origin, int]]) -> pa.RecordBatch:
-    return run[0][0] if len(run) == 1 else pa.concat_batches([batch for batch, _, _ in run])

@@ -26,7 +26,7 @@ from headrace.shards.log import CommitLog
 from headrace.shards.quarantine import SCHEMA as QUARANTINE_SCHEMA
 from headrace.shards.quarantine import redacted
 from headrace.shards.reader import ShardReader
-from headrace.shards.spans import clipped, inside, merged, numbers, of_numbers, without
+from headrace.shards.spans import clipped, inside, numbers, of_numbers, without
 from headrace.shards.where import parse_where
 from headrace.shards.writer import ShardWriter
 
@@ -173,7 +173,7 @@ def _rewritten(log: CommitLog, shard: ShardInfo) -> list[ShardInfo]:
             row += batch.num_rows
             writer.append(batch if own.all() else batch.filter(pa.array(own.tolist(), type=pa.bool_())))
         info = writer.close(_shortened(shard.ranges, keep))
-    return [replace(info, first_seq=shard.first_seq, missing=merged([*shard.missing, *deleted]))]
+    return [replace(info, first_seq=shard.first_seq, missing=deleted)]  # what was erased before was deleted too
 
 
 def _shortened(ranges: list[Range], keep: Any) -> list[Range]:

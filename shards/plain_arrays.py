@@ -98,7 +98,7 @@ def _fixed(array: pa.Array, valid: npt.NDArray[np.bool_] | None) -> npt.NDArray[
     raw = np.frombuffer(data, np.uint8)[array.offset * width : (array.offset + len(array)) * width]
     if valid is not None:
         raw = raw.copy()
-        pass
+        raw.reshape(len(array), width)[~valid] = 0
     return raw
 
 

@@ -24,6 +24,7 @@ from pydantic import Field
 from headrace.schemas.errors import NotFitted, SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, modality_of, payload_views
 from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, FitBudget, Tokenizer, TokenizerConfig
 from headrace.tokenizers.exact_math import root_mean_square
 from headrace.tokenizers.fit_rows import fit_rows, held_out, summary, thinned, training_card
@@ -85,12 +86,12 @@ class BandPcaFsq(Tokenizer):
 
     def __init__(self, config: BandPcaFsqConfig, artefact: Artefact | None = None) -> None:
         super().__init__(config, artefact)
+        if artefact is not None:
+            check_artefact(artefact, KIND, BandPcaFsqConfig.model_fields)
         params = artefact.params if artefact else config.model_dump(mode="json")
         self._patch, self._stages = int(params["patch"]), int(params["stages"])
         self._ids = PatchIds(int(params["codes"]))
         if artefact is not None:
-            if artefact.kind != KIND:
-                raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{artefact.kind}`")
             self._pca = IntegerPca(artefact.arrays, self._stages, LIMIT)
 
     @property

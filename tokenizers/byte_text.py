@@ -11,6 +11,7 @@ import pyarrow as pa
 from headrace.schemas.errors import SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, modality_of
 from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
 
 KIND = "bytes"
@@ -24,8 +25,8 @@ class Bytes(Tokenizer):
 
     def __init__(self, config: TokenizerConfig, artefact: Artefact | None = None) -> None:
         super().__init__(config, artefact)
-        if artefact is not None and artefact.kind != KIND:
-            raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{artefact.kind}`")
+        if artefact is not None:
+            check_artefact(artefact, KIND)
 
     @property
     def artefact(self) -> Artefact:

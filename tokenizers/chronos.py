@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from headrace.schemas.errors import SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, list_views, modality_of
 from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
 from headrace.tokenizers.exact_math import mean_and_deviation, root_mean_square
 from headrace.tokenizers.integers import IntegerIds
@@ -57,9 +58,9 @@ class Chronos(Tokenizer):
     error_unit = "nrmse"
 
     def __init__(self, config: ChronosConfig, artefact: Artefact | None = None) -> None:
+        if artefact is not None:
+            check_artefact(artefact, KIND, ChronosConfig.model_fields)
         super().__init__(ChronosConfig.model_validate(artefact.params) if artefact else config, artefact)
-        if artefact is not None and artefact.kind != KIND:
-            raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{artefact.kind}`")
         c = self.config
         self._centres = linspace(c.low_limit, c.high_limit, c.n_tokens - c.n_special_tokens - 1)
         inner = (self._centres[1:] + self._centres[:-1]) / np.float32(2)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +24,7 @@ from headrace.schemas.canonical import sha256_hex
 from headrace.schemas.errors import ConfigError, MissingExtra, SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, modality_of, payload_views
 from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
 from headrace.tokenizers.model_file import ModelFile, read_model
 from headrace.tokenizers.neural_tiles import PictureCodes, Tiling
@@ -71,8 +73,9 @@ class Codec(Tokenizer):
     def __init__(self, config: CodecConfig, artefact: Artefact | None = None) -> None:
         super().__init__(config, artefact)
         self._made = artefact or self._from_files(config)
-        if self._made.kind != KIND or "encoder" not in {name.split(".")[0] for name in self._made.files}:
-            raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{self._made.kind}`")
+        check_artefact(self._made, KIND, ("tile", "halo", "stride", "codes", "measure", "low", "high"))
+        if "encoder" not in {name.split(".")[0] for name in self._made.files}:
+            raise TokenizerError(f"this artefact of kind `{KIND}` lacks its encoder")
         allowed = {*config.sha256, *os.environ.get(TRUSTED, "").lower().replace(" ", "").split(",")}
         for name, data in self._made.files.items():
             if sha256_hex(data) not in allowed:
@@ -157,7 +160,9 @@ def _torchscript(name: str, data: bytes) -> Callable[[Array], list[Array]]:
     except ImportError as exc:
         raise MissingExtra("torch", "torch", need=f"the TorchScript file `{name}`") from exc
     try:
-        module = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch prefers another format; users have this one
+            module = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
     except (RuntimeError, ValueError) as exc:
         raise ConfigError(f"`{name}` is not a TorchScript file: {exc}", field="model") from exc
 

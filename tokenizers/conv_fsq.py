@@ -17,6 +17,7 @@ from pydantic import Field
 from headrace.schemas.errors import NotFitted, SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, modality_of, payload_views
 from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, FitBudget, Tokenizer, TokenizerConfig
 from headrace.tokenizers.conv_network import STRIDE, Network, train
 from headrace.tokenizers.fit_rows import fit_rows, held_out, summary, training_card
@@ -49,8 +50,8 @@ class ConvFsq(Tokenizer):
 
     def __init__(self, config: ConvFsqConfig, artefact: Artefact | None = None) -> None:
         super().__init__(config, artefact)
-        if artefact is not None and artefact.kind != KIND:
-            raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{artefact.kind}`")
+        if artefact is not None:
+            check_artefact(artefact, KIND, ConvFsqConfig.model_fields)
         params: dict[str, Any] = artefact.params if artefact else config.model_dump(mode="json")
         self._fsq = Fsq(tuple(params["levels"]), "cosmos")
         self._codes = PictureCodes(_TILING, self._fsq.size, float(params["measure"]))

@@ -19,6 +19,7 @@ from headrace.schemas.canonical import canonical_json, sha256_hex
 from headrace.schemas.errors import ConfigError, MissingExtra, NotFitted, RecordError, SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, modality_of
 from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
 from headrace.tokenizers.control_text import looks_like_control
 from headrace.tokenizers.model_file import ModelFile, read_model
@@ -45,8 +46,7 @@ class HuggingFace(Tokenizer):
             if config.model is None:
                 raise ConfigError(f"`{KIND}` needs the path of a tokenizer.json", field="model")
             self._artefact = artefact = Artefact(KIND, {}, files={FILE: read_model(config.model)})
-        if artefact.kind != KIND or FILE not in artefact.files:
-            raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{artefact.kind}`")
+        check_artefact(artefact, KIND, files=(FILE,))
         described = _parse(artefact.files[FILE])
         self._decoder = _build(described)
         self._control = np.array(sorted(_disarm(described)), np.int64)

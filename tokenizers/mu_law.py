@@ -19,6 +19,7 @@ from pydantic import Field
 from headrace.schemas.errors import SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, modality_of, payload_views
 from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
 from headrace.tokenizers.fidelity import decibels
 from headrace.tokenizers.g711 import fine_tables, g711_tables
@@ -42,10 +43,12 @@ class MuLaw(Tokenizer):
 
     def __init__(self, config: MuLawConfig, artefact: Artefact | None = None) -> None:
         super().__init__(config, artefact)
+        if artefact is not None:
+            check_artefact(artefact, KIND, ("bits",))
         bits = int(artefact.params["bits"]) if artefact else config.bits
         self._made = Artefact(KIND, {"bits": bits, "law": "g711" if bits == 8 else "continuous"})
         if artefact is not None and artefact.fingerprint != self._made.fingerprint:
-            raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{artefact.kind}` with {artefact.params}")
+            raise TokenizerError(f"`{KIND}` does not know the parameters {artefact.params}")
         self._encode, self._decode = g711_tables() if bits == 8 else fine_tables(bits)
         self._codes = 1 << bits
         self._ids = IntegerIds(self._codes, base=256)

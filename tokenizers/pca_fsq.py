@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from headrace.schemas.errors import NotFitted, SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, list_views, modality_of, payload_views
 from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, FitBudget, Tokenizer, TokenizerConfig
 from headrace.tokenizers.fit_rows import fit_rows, held_out, summary, training_card
 from headrace.tokenizers.integer_pca import IntegerPca
@@ -72,12 +73,14 @@ class PcaFsq(Tokenizer):
 
     def __init__(self, config: PcaFsqConfig, artefact: Artefact | None = None) -> None:
         super().__init__(config, artefact)
-        params = artefact.params if artefact else {}
-        self._ids = PatchIds(int(params.get("codes", config.codes)))
+        self._ids = PatchIds(config.codes)
         if artefact is None:
             return
-        if artefact.kind != KIND:
-            raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{artefact.kind}`")
+        params = artefact.params
+        check_artefact(artefact, KIND, ("modality", *PcaFsqConfig.model_fields))
+        if params["modality"] == "raster":
+            check_artefact(artefact, KIND, ("bands", "units", "dtype", "exponents", "offsets"))
+        self._ids = PatchIds(int(params["codes"]))
         self.modality: Modality = params["modality"]
         patch, stages = int(params["patch"]), int(params["stages"])
         limit = RASTER_LIMIT if self.modality == "raster" else PICTURE_LIMIT

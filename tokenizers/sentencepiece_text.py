@@ -24,6 +24,7 @@ from pydantic import Field
 from headrace.schemas.errors import ConfigError, MissingExtra, NotFitted, RecordError, SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, modality_of
 from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, FitBudget, Tokenizer, TokenizerConfig
 from headrace.tokenizers.control_text import looks_like_control
 from headrace.tokenizers.fit_rows import fit_rows, training_card
@@ -67,8 +68,7 @@ class SentencePiece(Tokenizer):
             self._artefact = Artefact(KIND, params, files={MODEL: data})
         self._processor: Any = None
         if self._artefact is not None:
-            if self._artefact.kind != KIND or MODEL not in self._artefact.files:
-                raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{self._artefact.kind}`")
+            check_artefact(self._artefact, KIND, ("exact",), (MODEL,))
             self._exact = bool(self._artefact.params["exact"])
             self._processor = _load(self._artefact.files[MODEL])
             self._known = {c for piece, _ in pieces(self._artefact.files[MODEL]) for c in piece}

@@ -22,6 +22,7 @@ from pydantic import Field, field_validator
 from headrace.schemas.errors import ConfigError, MissingExtra, RecordError, SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, modality_of
 from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
 from headrace.tokenizers.model_file import ModelFile, read_model
 
@@ -81,8 +82,7 @@ class Tiktoken(Tokenizer):
                 raise ConfigError(f"`{KIND}` needs the path of a .tiktoken rank file", field="model")
             params = {"pattern": PATTERNS.get(config.pattern, config.pattern)}
             artefact = Artefact(KIND, params, files={FILE: read_model(config.model)})
-        if artefact.kind != KIND or FILE not in artefact.files:
-            raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{artefact.kind}`")
+        check_artefact(artefact, KIND, ("pattern",), (FILE,))
         self._made = artefact
         ranks = _ranks(artefact.files[FILE])
         self._size = max(ranks.values(), default=-1) + 1

@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 from headrace.schemas.errors import RecordError, SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, list_views, modality_of
 from headrace.tokenizers.arrays import Array
+from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
 from headrace.tokenizers.exact_math import exp2, root_mean_square
 from headrace.tokenizers.integers import IntegerIds
@@ -59,10 +60,12 @@ class ZScoreMuLaw(Tokenizer):
 
     def __init__(self, config: ZScoreMuLawConfig, artefact: Artefact | None = None) -> None:
         super().__init__(config, artefact)
+        if artefact is not None:
+            check_artefact(artefact, KIND, ("values",))
         values = int(artefact.params["values"]) if artefact else config.values
         self._made = Artefact(KIND, {"values": values})
         if artefact is not None and artefact.fingerprint != self._made.fingerprint:
-            raise TokenizerError(f"`{KIND}` cannot use an artefact of kind `{artefact.kind}` with {artefact.params}")
+            raise TokenizerError(f"`{KIND}` does not know the parameters {artefact.params}")
         self._thresholds, self._centres = bins(values)
         self._gap = len(self._centres)
         self._ids = IntegerIds(self._gap + 1)

@@ -23,12 +23,15 @@ CHOICE: dict[str, tuple[list[int], int]] = {
     "quay.audio": ([2], 1),
     "bulletins": ([0, 40, 120, 200, 320], 1),
 }
+UNITS = {"psnr_db": "dB PSNR", "snr_db": "dB SNR", "nrmse": "NRMSE"}
 WIDTH = 1032  # of the sheet's pictures
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 66rem; padding: 0 1rem; color: #1d2733; background: #f6f7f8 }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 66rem; padding: 0 1rem }
+body { color: #1d2733; background: #f6f7f8 }
 figure { margin: 1.2rem 0 2rem } img { width: 100%; border-radius: 4px } figcaption { color: #56616d; font-size: 14px }
-pre { white-space: pre-wrap; background: #fff; padding: .8rem 1rem; border-radius: 4px; margin: .3rem 0 } audio { width: 48% }
+pre { white-space: pre-wrap; background: #fff; padding: .8rem 1rem; border-radius: 4px; margin: .3rem 0 }
+audio { width: 48% }
 """
 
 
@@ -48,19 +51,25 @@ def make(dataset: Path, out: Path, run: Callable[..., Any]) -> Path:
         for one in run("decode", dataset, "--stream", stream, *options, "--out", out):
             caption = _caption(one)
             files = [Path(f) for f in one["files"]]
-            pair = next((f for f in files if f.suffix == ".png" and not f.stem.endswith(("-decoded", "-original"))), None)
+            pair = next(
+                (f for f in files if f.suffix == ".png" and not f.stem.endswith(("-decoded", "-original"))), None
+            )
             if pair is not None:
                 if enlarge > 1:
                     with Image.open(pair) as small:
-                        small.resize((small.width * enlarge, small.height * enlarge), Image.Resampling.NEAREST).save(pair)
+                        small.resize((small.width * enlarge, small.height * enlarge), Image.Resampling.NEAREST).save(
+                            pair
+                        )
                 sheet.append((f"{stream}: {caption}", Image.open(pair).convert("RGB")))
             parts.append(_figure(files, pair, caption))
     _sheet(sheet).save(out / "album.png")
     page = out / "index.html"
     body = "\n".join(parts)
     page.write_text(
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Tuulisalmi, from tokens</title><style>{_STYLE}</style>\n"
-        f"<h1>Tuulisalmi, 14 June 2025</h1><p>Left the original, right what its tokens alone give back.</p>\n{body}\n</html>\n",
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Tuulisalmi, from tokens</title>\n"
+        f"<style>{_STYLE}</style>\n"
+        "<h1>Tuulisalmi, 14 June 2025</h1><p>Left the original, right what its tokens alone give back.</p>\n"
+        f"{body}\n</html>\n",
         encoding="utf-8",
     )
     return page
@@ -69,15 +78,18 @@ def make(dataset: Path, out: Path, run: Callable[..., Any]) -> Path:
 def _caption(one: dict[str, Any]) -> str:
     if one["error"] is None:
         return str(one["uri"])
-    unit = {"psnr_db": "dB PSNR", "snr_db": "dB SNR", "nrmse": "NRMSE"}.get(one["error_unit"], one["error_unit"])
-    return f"{one['uri']}, {one['error']:.3g} {unit}"
+    return f"{one['uri']}, {one['error']:.3g} {UNITS.get(one['error_unit'], one['error_unit'])}"
 
 
 def _figure(files: list[Path], pair: Path | None, caption: str) -> str:
     inside = f"<img src='{pair.name}' alt=''>" if pair is not None else ""
     sounds = [f for f in files if f.suffix == ".wav"]
     inside += "".join(f"<audio controls src='{f.name}'></audio> " for f in sorted(sounds, reverse=True))
-    inside += "".join(f"<pre>{html.escape(f.read_text(encoding='utf-8'))}</pre>" for f in sorted(files, reverse=True) if f.suffix == ".txt")
+    inside += "".join(
+        f"<pre>{html.escape(f.read_text(encoding='utf-8'))}</pre>"
+        for f in sorted(files, reverse=True)
+        if f.suffix == ".txt"
+    )
     return f"<figure>{inside}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 

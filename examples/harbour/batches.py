@@ -18,7 +18,7 @@ _LONGEST = 600  # of one document in this show, so that a sequence holds several
 
 
 def documents(dataset: Path) -> tuple[Vocabulary, list[tuple[str, Ids]]]:
-    """The vocabulary of all streams, and (modality, ids) of every sample: begin, body, end of modality, end of document."""
+    """The vocabulary of all streams, and (modality, ids) of every sample: begin, body, end, end of document."""
     view = headrace.open(dataset)
     streams = {name: info for name, info in view.streams().items() if info.rows and view.tokenizer(name) is not None}
     vocabulary = Vocabulary()
@@ -34,7 +34,9 @@ def documents(dataset: Path) -> tuple[Vocabulary, list[tuple[str, Ids]]]:
         for batch in view.samples(name, ["tokens"]):
             for tokens in list_views(batch, "tokens"):
                 body = vocabulary.view(tokenizer.fingerprint, np.asarray(tokens[:_LONGEST]))
-                found.append((info.settings.modality, np.concatenate([[begin], body, [end, CONTROL["EOD"]]]).astype(np.int32)))
+                found.append(
+                    (info.settings.modality, np.concatenate([[begin], body, [end, CONTROL["EOD"]]]).astype(np.int32))
+                )
     return vocabulary, found
 
 
@@ -58,5 +60,6 @@ def show(dataset: Path, say: Callable[[str], None], batches: int = 3) -> None:
     even = [d for kind in kinds for d in [d for d in found if d[0] == kind][:fewest]]
     say(f"   {vocabulary.size:,} ids: {len(CONTROL)} control ids, then {', '.join(kinds)}")
     for number, (ids, contents) in zip(range(batches), packed(even, seed=7)):
-        say(f"   batch {number}: {ids.shape} {ids.dtype}, begins {ids[0, :6].tolist()}; holds {' | '.join('+'.join(row) for row in contents)}")
+        held = " | ".join("+".join(row) for row in contents)
+        say(f"   batch {number}: {ids.shape} {ids.dtype}, begins {ids[0, :6].tolist()}; holds {held}")
     say("")

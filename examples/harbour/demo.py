@@ -1,4 +1,4 @@
-"""What `make demo` shows: make the harbour's day, build it with Ray and inline, compare, draw batches, look at pictures.
+"""What `make demo` shows: make the harbour's day, build it with Ray and inline, compare, draw batches, see pictures.
 
     python demo.py OUT
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -28,11 +29,10 @@ QUIET = {"RAY_DEDUP_LOGS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_
 
 def headrace(*arguments: str | Path) -> dict[str, Any]:
     """Run a headrace command with --json. Returns: its answer. Raises: SystemExit if it failed."""
-    import os
-
     command = [sys.executable, "-m", "headrace", *map(str, arguments), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **QUIET})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **QUIET})
     if done.returncode != 0:
+        sys.stderr.write(done.stderr)
         raise SystemExit(f"`headrace {' '.join(map(str, arguments))}` ended with {done.returncode}")
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -68,7 +68,8 @@ def build_twice(out: Path) -> dict[str, Any]:
         report = headrace("verify", out / engine)
         reports.append(report)
         took = time.perf_counter() - began
-        say(f"   {engine:6}  content {report['content_digest']}  {report['samples']:,} samples  {report['tokens']:,} tokens  {took:.0f} s")
+        counts = f"{report['samples']:,} samples  {report['tokens']:,} tokens"
+        say(f"   {engine:6}  content {report['content_digest']}  {counts}  {took:.0f} s")
     if reports[0]["content_digest"] != reports[1]["content_digest"]:
         raise SystemExit("   the two builds differ: that is a bug of headrace, please report it")
     say("   equal: where and how it ran does not enter the bytes\n")
@@ -81,10 +82,15 @@ def summary(out: Path) -> None:
     say("5. Six modalities, one dataset")
     say(f"   {'modality':9}{'streams':>8}{'samples':>9}{'tokens':>12}   reconstruction (median of each stream)")
     for modality in ("text", "image", "video", "audio", "sensor", "raster"):
-        mine = [s for s in streams if s["modality"] == modality and s["samples"]]
-        errors = [f"{s['error_median']:.3g} {s['error_unit'].replace('_', ' ')}" for s in mine if s["error_median"] is not None]
+        mine = [s for s in streams if s["modality"] == modality and s["samples"] and "damaged" not in s["stream"]]
+        errors = [
+            f"{s['error_median']:.3g} {album.UNITS.get(s['error_unit'], s['error_unit'])}"
+            for s in mine
+            if s["error_median"] is not None
+        ]
         fidelity = ", ".join(dict.fromkeys(errors)) or "exact"
-        say(f"   {modality:9}{len(mine):>8}{sum(s['samples'] for s in mine):>9,}{sum(s['tokens'] for s in mine):>12,}   {fidelity}")
+        samples, tokens = sum(s["samples"] for s in mine), sum(s["tokens"] for s in mine)
+        say(f"   {modality:9}{len(mine):>8}{samples:>9,}{tokens:>12,}   {fidelity}")
     say("")
 
 
@@ -102,7 +108,8 @@ def main() -> int:
     page = album.make(out / "inline", out / "pictures", headrace)
     say(f"   {page}\n   {page.with_name('album.png')}\n")
     summary(out)
-    say(f"Nothing was lost: books {'balance' if report['ok'] else 'DO NOT balance'}, {report['quarantined']} records of damaged files lie in quarantine with their reason:")
+    books = "balance" if report["ok"] else "DO NOT balance"
+    say(f"The books {books}; {report['quarantined']} records of damaged files lie in quarantine with their reason:")
     say(f"   headrace quarantine ls {out / 'inline'}")
     return 0
 

@@ -18,6 +18,7 @@ from headrace.connectors.contract import Item
 from headrace.connectors.sniff import sniff_stream
 from headrace.ingest.normalizers.contract import Bad, Limits, Normalized, Normalizer, NormalizerConfig, blob_of
 from headrace.ingest.normalizers.image_frames import Frame, FrameReader, Wishes
+from headrace.ingest.normalizers.image_group import group_records
 from headrace.ingest.normalizers.image_open import PLUGINS, UNSUPPORTED
 from headrace.ingest.normalizers.image_structure import Structure, walk
 from headrace.schemas.canonical import canonical_json
@@ -58,6 +59,7 @@ class ImageNormalizer(Normalizer):
 
     Config = ImageConfig
     modality = "image"
+    derived = ("text",)  #: captions of a group
 
     def __init__(self, config: Any, limits: Limits | None = None) -> None:
         super().__init__(config, limits)
@@ -73,6 +75,8 @@ class ImageNormalizer(Normalizer):
 
     def open(self, item: Item) -> Iterator[Normalized]:
         """Drafts of one item. Raises: RecordError."""
+        if isinstance(item.data, list):
+            return group_records(item, item.data, self.open)
         blob = blob_of(item)
         name = item.headers.get("format")
         if name is None:
@@ -87,10 +91,12 @@ class ImageNormalizer(Normalizer):
             raise RecordError("empty", "the file has no bytes")
         if blob.size > self.limits.max_bytes // 2:
             raise RecordError("too_large", f"{blob.size} bytes; the limits allow {self.limits.max_bytes // 2}")
-        return self._records(blob.read(), name)
+        return self._records(blob.read(), name, cut="truncated" in item.headers)
 
-    def _records(self, data: bytes, name: str) -> Iterator[Normalized]:
+    def _records(self, data: bytes, name: str, *, cut: bool) -> Iterator[Normalized]:
         structure = walk(data, name)
+        if cut and structure.damage is None:
+            structure.flag("truncated")  # the connector could unpack it only in part, and its format does not show it
         builder = RecordBuilder("image")
         for got in FrameReader(data, name, structure, self._wishes, self.limits).frames():
             if isinstance(got, Bad):

@@ -8,6 +8,7 @@ Source: mcap.dev/spec.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -23,6 +24,8 @@ from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import MissingExtra, RecordError
 
 Events = Iterator[Draft | Bad]
+
+_CUT = ("EndOfFile", "EOFError", "RecordLengthLimitExceeded")  #: how the package says that bytes are missing
 
 
 class McapLog:
@@ -60,7 +63,7 @@ class McapLog:
                 record = next(records)
             except StopIteration:
                 break
-            except (McapError, CRCValidationError, ValueError, OSError, MemoryError, EOFError) as exc:
+            except (McapError, CRCValidationError, ValueError, OSError, MemoryError, EOFError, struct.error) as exc:
                 yield from self._recording.finish(("truncated",))
                 at = self._stream.tell()
                 raise RecordError(
@@ -101,7 +104,7 @@ class McapLog:
             return list(breakup_chunk(chunk, validate_crc=True))
         except CRCValidationError as exc:
             raise RecordError("checksum", str(exc)) from exc
-        except (McapError, ValueError, EOFError) as exc:
+        except (McapError, ValueError, EOFError, struct.error) as exc:
             raise RecordError("corrupt", f"its records do not fit: {exc}") from exc
 
     def _record(self, record: Any) -> Events:
@@ -172,4 +175,4 @@ def _json(data: bytes) -> dict[str, Any]:
 def _reason(exc: BaseException) -> str:
     if isinstance(exc, MemoryError):
         return "too_large"
-    return "truncated" if type(exc).__name__ in ("EndOfFile", "EOFError", "RecordLengthLimitExceeded") else "corrupt"
+    return "truncated" if isinstance(exc, struct.error) or type(exc).__name__ in _CUT else "corrupt"

@@ -35,6 +35,7 @@ from headrace.schemas.errors import RecordError
 from headrace.schemas.record import Modality, RecordBuilder
 
 _BATCH_BYTES = 8 << 20
+_BATCH_ROWS = 32  # so that slow files are still seen to move
 
 Window = tuple[int, int, int, int]  #: column, row, width, height
 
@@ -107,7 +108,7 @@ class RasterNormalizer(Normalizer):
                 yield from _flushed(builder)
                 yield Bad(exc.reason, exc.message, locator)
                 continue
-            if builder.payload_bytes + tile.pixels.nbytes > _BATCH_BYTES:
+            if builder.payload_bytes + tile.pixels.nbytes > _BATCH_BYTES or len(builder) == _BATCH_ROWS:
                 yield from _flushed(builder)
             _add(builder, layer, tile, window, locator, outline)
 

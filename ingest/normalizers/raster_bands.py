@@ -32,6 +32,7 @@ class Band:
     stored: str | None = None  #: the type in the file, where the reader gives another
     moment: Moment | None = None
     is_grib: bool = False
+    masks: frozenset[str] = frozenset()  #: where its mask comes from: all_valid, per_dataset, alpha, nodata
 
     def row(self, gsd_m: float | None, resampling: str | None = None) -> dict[str, Any]:
         """The band as a value of the records' `bands` column."""
@@ -44,29 +45,30 @@ class Band:
 def bands_of(dataset: Any) -> list[Band]:
     """All bands of an open rasterio dataset, in file order."""
     tags = dataset.tags()
-    colours = [colour.name for colour in dataset.colorinterp]
+    # rasterio makes each of these anew, for all bands, whenever it is asked.
+    facts = zip(
+        dataset.indexes, dataset.dtypes, dataset.nodatavals, dataset.descriptions, dataset.units, dataset.scales,
+        dataset.offsets, dataset.colorinterp, dataset.mask_flag_enums,
+    )  # fmt: skip
     bands = []
-    for index in dataset.indexes:
-        i = index - 1
+    for index, stored, nodata, description, unit, scale, offset, colour, flags in facts:
         own = dataset.tags(index)
-        structure = dataset.tags(index, ns="IMAGE_STRUCTURE")
-        stored = dataset.dtypes[i]
-        bits = _number(structure.get("NBITS"))
-        nodata = dataset.nodatavals[i]
+        bits = _number(dataset.tags(index, ns="IMAGE_STRUCTURE").get("NBITS"))
         bands.append(
             Band(
                 index=index,
-                name=_name(own, tags, dataset.descriptions[i], colours[i], index),
+                name=_name(own, tags, description, colour.name, index),
                 dtype=_TYPES.get(stored, stored),
                 wavelength_nm=_wavelength(own, dataset.tags(index, ns="IMAGERY")),
-                unit=_unit(own, dataset.units[i]),
-                scale=_finite(dataset.scales[i], 1.0),
-                offset=_finite(dataset.offsets[i], 0.0),
+                unit=_unit(own, unit),
+                scale=_finite(scale, 1.0),
+                offset=_finite(offset, 0.0),
                 nodata=None if nodata is None else float(nodata),
                 bits=int(bits) if bits else None,
                 stored=stored if stored in _TYPES else None,
                 moment=_moment(own, tags),
                 is_grib="GRIB_ELEMENT" in own,
+                masks=frozenset(flag.name for flag in flags),
             )
         )
     return bands

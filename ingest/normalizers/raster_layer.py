@@ -71,7 +71,7 @@ class FileLayer:
         self._dataset, self._classes, self._reason = dataset, classes, reason
         self._indexes = [band.index for band in bands]
         self._dtype = common_dtype(bands)
-        self._masked = MaskReader(dataset, self._indexes)
+        self._masked = MaskReader(dataset, bands)
 
     def tile_bytes(self, tile: int) -> int:
         """The pixels of the largest tile."""
@@ -96,14 +96,11 @@ class FileLayer:
 class MaskReader:
     """Where at least one of the chosen bands is data, as the file's masks, alpha, nodata values and NaN say."""
 
-    def __init__(self, dataset: Any, indexes: Sequence[int]) -> None:
-        from rasterio.enums import MaskFlags
-
-        self._dataset, self._indexes = dataset, list(indexes)
-        flags = {index: set(dataset.mask_flag_enums[index - 1]) for index in indexes}
+    def __init__(self, dataset: Any, bands: Sequence[Band]) -> None:
+        self._dataset, self._indexes = dataset, [band.index for band in bands]
         #: A band whose mask stands for all: that of the dataset, or the alpha band.
-        self._shared = next((i for i in indexes if flags[i] & {MaskFlags.per_dataset, MaskFlags.alpha}), None)
-        self._unmasked = all(MaskFlags.all_valid in flags[i] for i in indexes)
+        self._shared = next((band.index for band in bands if band.masks & {"per_dataset", "alpha"}), None)
+        self._unmasked = all("all_valid" in band.masks for band in bands)
 
     def read(self, window: Any, pixels: npt.NDArray[Any]) -> Bytes:
         """(height, width) of 0 and 1."""

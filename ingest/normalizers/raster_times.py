@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -93,10 +94,7 @@ def cf_moment(value: str, units: str, calendar: str | None, source: str) -> Mome
     Months and years have no fixed length (CF 4.4), and calendars of models are not ours: then `micros` is None.
     """
     text = f"{value} {units}" + (f" ({calendar})" if calendar else "")
-    match = _SINCE.match(units)
-    start = iso_micros(match[2]) if match else None
-    unit = match[1].lower() if match else ""
-    step = _MICROS.get(unit) or _MICROS.get(unit.removesuffix("s"))
+    start, step = _clock(units)
     if start is None or step is None or (calendar or "").lower() not in _GREGORIAN:
         return Moment(None, source, text)
     try:
@@ -105,6 +103,16 @@ def cf_moment(value: str, units: str, calendar: str | None, source: str) -> Mome
     except (ValueError, OverflowError):
         return Moment(None, source, text)
     return Moment(micros if year >= _EARLIEST else None, source, text)
+
+
+@lru_cache(256)
+def _clock(units: str) -> tuple[int | None, int | None]:
+    """(start, microseconds a step) of `UNIT since DATE`."""
+    match = _SINCE.match(units)
+    if match is None:
+        return None, None
+    unit = match[1].lower()
+    return iso_micros(match[2]), _MICROS.get(unit) or _MICROS.get(unit.removesuffix("s"))
 
 
 def _from_parts(match: re.Match[str]) -> int | None:

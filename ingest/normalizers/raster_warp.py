@@ -92,7 +92,7 @@ class BandReader:
     """One band on the grid."""
 
     def __init__(self, files: ProductFiles, source: Source, grid: Grid, resampling: str) -> None:
-        from rasterio.enums import ColorInterp, MaskFlags, Resampling
+        from rasterio.enums import ColorInterp, Resampling
         from rasterio.vrt import WarpedVRT
 
         dataset, bands, admitted = files.open(source.blob)
@@ -113,15 +113,15 @@ class BandReader:
                     "inconsistent", f"{source.name} has {sizes}; to be laid together both need CRS and transform"
                 )
             self.resampling = "nearest" if source.nearest else resampling
-            masked = {MaskFlags.alpha, MaskFlags.per_dataset} & set(dataset.mask_flag_enums[source.index - 1])
             with quiet():
                 self._vrt = WarpedVRT(
                     dataset, crs=grid.crs, transform=grid.transform, width=grid.width, height=grid.height,
                     resampling=Resampling[self.resampling], src_nodata=self.nodata, nodata=self.nodata,
                     # Without a nodata value only an alpha band tells where the band does not reach.
-                    add_alpha=self.nodata is None and MaskFlags.alpha not in masked,
+                    add_alpha=self.nodata is None and "alpha" not in self.band.masks,
                 )  # fmt: skip
-        self._masked = MaskReader(self._vrt or dataset, [source.index])
+        seen = self.band if self._vrt is None else bands_of(self._vrt)[source.index - 1]
+        self._masked = MaskReader(self._vrt or dataset, [seen])
         self._alpha: int | None = None  # rasterio's flags of a warper do not know its alpha band
         if self._vrt is not None and ColorInterp.alpha in self._vrt.colorinterp:
             self._alpha = self._vrt.colorinterp.index(ColorInterp.alpha) + 1

@@ -25,7 +25,6 @@ from headrace.ingest.normalizers.text_encoding import TextStream, checked_encodi
 from headrace.ingest.normalizers.text_fields import LANGUAGE_TAG, FieldNames, FieldPicker
 from headrace.ingest.normalizers.text_html import html_text
 from headrace.ingest.normalizers.text_xml import MarkupText, xml_text
-from headrace.ingest.normalizers.timed_text import TimedTextNormalizer
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import RecordError
 from headrace.schemas.pipeline import bytes_field
@@ -138,6 +137,7 @@ class TextNormalizer(Normalizer):
         """The text of one file of a group: it stays in the group, and what is bad in it costs that file alone."""
         place = {"member": blob.name}
         headers = {**item.headers, "format": name}
+        headers.pop("truncated", None)  # said of the group, whose broken member is told by itself
         try:
             for got in self.open(Item(blob, item.position, key=item.key, headers=headers)):
                 if isinstance(got, Bad):
@@ -273,6 +273,8 @@ class TextNormalizer(Normalizer):
                 yield f'{{"byte":{byte}}}', text, {"language": self.config.language}
 
     def _transcript(self, item: Item) -> Iterator[Normalized]:
+        from headrace.ingest.normalizers.timed_text import TimedTextNormalizer
+
         settings = TimedTextNormalizer.Config(encoding=self.config.encoding, language=self.config.language)
         return TimedTextNormalizer(settings, self.limits).open(item)
 

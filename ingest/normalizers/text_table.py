@@ -17,8 +17,6 @@ import pyarrow as pa
 
 from headrace.connectors.contract import Blob
 from headrace.ingest.normalizers.contract import Bad, Limits
-from headrace.ingest.normalizers.sensor_ipc import IpcTable
-from headrace.ingest.normalizers.sensor_parquet import ParquetTable
 from headrace.ingest.normalizers.text_batch import Document
 from headrace.ingest.normalizers.text_fields import AUTO_FIELDS, FieldPicker
 from headrace.schemas.errors import RecordError
@@ -133,6 +131,9 @@ def from_columnar(
     blob: Blob, name: str, field: str | None, picker: FieldPicker, limits: Limits
 ) -> Iterator[Document | Bad]:
     """One record per row of a Parquet file, or an Arrow file or stream. Raises: RecordError."""
+    from headrace.ingest.normalizers.sensor_ipc import IpcTable  # these bring pyarrow.compute and .parquet
+    from headrace.ingest.normalizers.sensor_parquet import ParquetTable
+
     table: Any = ParquetTable(blob, limits) if name == "parquet" else IpcTable(blob, limits, file=name == "arrow_file")
     with table:
         if field is None and text_column(table.schema.names, None) is None:

@@ -51,7 +51,7 @@ def seek_before(media: Media, stream: Any, rule: FrameRule, span: Span) -> bool:
     earlier = _key_before(media, stream, (key - 1) * stream.time_base)
     if earlier is None:
         return False
-    media.container.seek(key, stream=stream)
+    media.container.seek(earlier, stream=stream)
     return True
 
 

@@ -213,6 +213,9 @@ def test_a_jump_of_the_clock_is_a_gap_and_not_silence() -> None:
         (4 * rate, rate, True),
     ]
     assert np.array_equal(joined(records), samples)
+    short, _ = read(out.getvalue(), window_s=1.5)  # the second stretch begins inside a window and crosses a border
+    places = [(r["start_sample"], r["shape"][0], json.loads(r["locator"])["window"]) for r in short]
+    assert places == [(0, 16_000, 0), (64_000, 8_000, 2), (72_000, 8_000, 3)]
 
 
 def test_a_window_that_would_not_fit_is_refused() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,6 +125,41 @@ def test_the_rows_of_an_arrow_table_are_records() -> None:
     extra = json.loads(rows[0]["extra"])
     assert extra["score"] == 0.5 and extra["raw"] == "01" and extra["when"].startswith("2024-03-01T00:00:00")
     assert [(b.reason, b.locator) for b in bad] == [("missing_field", '{"row":1}')]
+
+
+def columnar(rows: list[dict[str, Any]], kind: str) -> bytes:
+    table = pa.Table.from_pylist(rows)
+    out = io.BytesIO()
+    if kind == "parquet":
+        options: dict[str, Any] = {"write_page_checksum": True, "write_statistics": False, "use_dictionary": False}
+        pq.write_table(table, out, row_group_size=2, compression="none", **options)
+    else:
+        writer = pa.ipc.new_file if kind == "arrow_file" else pa.ipc.new_stream
+        with writer(out, table.schema) as sink:
+            sink.write_table(table, max_chunksize=2)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow_file", "arrow_stream"])
+def test_the_rows_of_a_columnar_file_are_records_with_their_number(kind: str) -> None:
+    rows = [{"text": f"row {n}", "n": n, "when": "2024-03-01"} for n in range(5)]
+    rows[3]["text"] = None
+    got, bad = opened(columnar(rows, kind), kind, time="when")
+    assert [(row["text"], row["locator"]) for row in got] == [(f"row {n}", f'{{"row":{n}}}') for n in (0, 1, 2, 4)]
+    assert json.loads(got[3]["extra"]) == {"n": 4, "when": "2024-03-01"} and got[3]["group_id"] == 'a#{"row":4}'
+    assert [(b.reason, b.locator) for b in bad] == [("missing_field", '{"row":3}')]
+    with pytest.raises(RecordError, match="`n`, `when`") as refusal:
+        opened(columnar([{"n": 1, "when": ""}], kind), kind)
+    assert refusal.value.reason == "missing_field"
+
+
+def test_a_damaged_row_group_costs_its_own_rows() -> None:
+    rows = [{"text": f"unmistakable {n}"} for n in range(6)]
+    data = columnar(rows, "parquet")
+    at = data.index(b"unmistakable 2")
+    got, bad = opened(data[:at] + b"X" + data[at + 1 :], "parquet")
+    assert [row["text"] for row in got] == [f"unmistakable {n}" for n in (0, 1, 4, 5)]
+    assert bad and all(b.reason in ("checksum", "corrupt", "truncated") for b in bad)
 
 
 def test_xml_gives_the_lines_of_its_elements_and_keeps_running_text_together() -> None:

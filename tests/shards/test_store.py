@@ -79,6 +79,31 @@ def test_a_link_whose_reply_was_lost_counts_as_created(store: LocalStore, monkey
     assert store.put_new("a", b"1")
 
 
+def test_data_are_durable_before_their_name_and_the_name_before_the_answer(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_new("log/0", b"makes the folder")
+    calls: list[str] = []
+
+    def watch(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*arguments: object) -> object:
+            on_folder = name == "fsync" and os.path.isdir(f"/proc/self/fd/{arguments[0]}")
+            calls.append(f"{name} folder" if on_folder else name)
+            return real(*arguments)
+
+        monkeypatch.setattr(store_local.os, name, call)
+
+    for name in ("write", "fsync", "link", "unlink"):
+        watch(name)
+    assert store.put_new("log/1", b"data")
+    assert calls == ["write", "fsync", "link", "unlink", "fsync folder"]
+    calls.clear()
+    assert store.put_new("new/folder/1", b"data")
+    assert calls == ["fsync folder", "fsync folder", "write", "fsync", "link", "unlink", "fsync folder"]
+
+
 def test_a_file_system_without_hard_links_is_refused_by_name(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

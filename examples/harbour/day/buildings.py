@@ -36,15 +36,39 @@ ROADS: list[tuple[list[tuple[float, float]], float]] = [
 
 #: Linear-light colours of roofs: tile red, tar, zinc, copper green, light metal, slate blue.
 ROOFS = np.array(
-    [(0.30, 0.075, 0.04), (0.045, 0.045, 0.05), (0.22, 0.24, 0.26), (0.16, 0.33, 0.26), (0.42, 0.43, 0.42), (0.09, 0.12, 0.18)]
+    [
+        (0.30, 0.075, 0.04),
+        (0.045, 0.045, 0.05),
+        (0.22, 0.24, 0.26),
+        (0.16, 0.33, 0.26),
+        (0.42, 0.43, 0.42),
+        (0.09, 0.12, 0.18),
+    ]
 )
 #: Walls: ochre, Falun red, white, brick, grey concrete, pale green, navy steel, sand.
 WALLS = np.array(
-    [(0.55, 0.34, 0.12), (0.26, 0.05, 0.03), (0.66, 0.64, 0.60), (0.28, 0.11, 0.07), (0.33, 0.33, 0.33), (0.36, 0.45, 0.33),
-     (0.05, 0.10, 0.20), (0.55, 0.47, 0.34)]
-)  # fmt: skip
+    [
+        (0.55, 0.34, 0.12),
+        (0.26, 0.05, 0.03),
+        (0.66, 0.64, 0.60),
+        (0.28, 0.11, 0.07),
+        (0.33, 0.33, 0.33),
+        (0.36, 0.45, 0.33),
+        (0.05, 0.10, 0.20),
+        (0.55, 0.47, 0.34),
+    ]
+)
 #: Painted steel; as roofs they follow after ROOFS.
-CONTAINERS = np.array([(0.42, 0.07, 0.04), (0.04, 0.13, 0.33), (0.06, 0.26, 0.14), (0.55, 0.26, 0.04), (0.50, 0.50, 0.48), (0.10, 0.30, 0.38)])
+CONTAINERS = np.array(
+    [
+        (0.42, 0.07, 0.04),
+        (0.04, 0.13, 0.33),
+        (0.06, 0.26, 0.14),
+        (0.55, 0.26, 0.04),
+        (0.50, 0.50, 0.48),
+        (0.10, 0.30, 0.38),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +92,8 @@ class Building:
         c, s = np.cos(np.radians(self.angle)), np.sin(np.radians(self.angle))
         half = [(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]
         return [
-            (self.x + c * a * self.length - s * b * self.depth, self.y + s * a * self.length + c * b * self.depth) for a, b in half
+            (self.x + c * a * self.length - s * b * self.depth, self.y + s * a * self.length + c * b * self.depth)
+            for a, b in half
         ]
 
 
@@ -82,7 +107,9 @@ def _containers(rng: np.random.Generator) -> list[Building]:
                 if level:
                     x, y = -262 + 13.2 * column, block_y + 3.0 * row
                     colour = int(rng.integers(len(CONTAINERS)))
-                    stacks.append(Building(x, y, 12.2, 2.5, 0, QUAY_Z, 2.6 * level, 0, len(ROOFS) + colour, colour, "container"))
+                    stacks.append(
+                        Building(x, y, 12.2, 2.5, 0, QUAY_Z, 2.6 * level, 0, len(ROOFS) + colour, colour, "container")
+                    )
     return stacks
 
 
@@ -119,9 +146,27 @@ def town(rng: np.random.Generator, ground_at: Callable[[float, float], float]) -
                 clear = all(abs(x + length / 2 - cross) > 6 + length / 2 for cross in (-330, -60, 100, 340))
                 church = abs(x - 200) < 60 and abs(y - 840) < 40
                 if here > 1.5 and clear and not church and rng.random() < 0.86:
-                    tall = float(rng.choice([6.0, 6.0, 9.2, 9.2, 12.4])) if street < 700 else float(rng.choice([3.6, 6.0, 6.0]))
+                    tall = (
+                        float(rng.choice([6.0, 6.0, 9.2, 9.2, 12.4]))
+                        if street < 700
+                        else float(rng.choice([3.6, 6.0, 6.0]))
+                    )
                     roof, wall = int(rng.choice([0, 0, 0, 1, 2, 5])), int(rng.choice([0, 1, 2, 3, 5, 7, 2, 0]))
-                    houses.append(Building(x + length / 2, y, length, float(rng.uniform(9, 13)), 0, here - 0.5, tall, float(rng.uniform(2.6, 4.4)), roof, wall, "house"))
+                    houses.append(
+                        Building(
+                            x + length / 2,
+                            y,
+                            length,
+                            float(rng.uniform(9, 13)),
+                            0,
+                            here - 0.5,
+                            tall,
+                            float(rng.uniform(2.6, 4.4)),
+                            roof,
+                            wall,
+                            "house",
+                        )
+                    )
                 x += length + float(rng.uniform(3, 9))
     nave = max(ground_at(200, 842), 4.0)
     houses.append(Building(200, 842, 38, 15, 0, nave - 0.5, 12, 9, 3, 2, "plain"))

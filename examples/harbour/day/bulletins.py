@@ -7,9 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zstandard
-
 from day import phrases_east, phrases_north, phrases_west
 from day.clock import iso, local_time
 from day.light import pressure, sea_level, temperature, visibility, wind
@@ -66,7 +64,7 @@ def _number(value: float, digits: int, language: str) -> str:
 
 
 def write_all(folder: Path, seed: int, *, each: int = 36) -> None:
-    """`each` bulletins a language: JSON lines, plain for some, gzip or zstd for others; a long one; and notices in Markdown."""
+    """`each` bulletins a language as JSON lines, plain, gzip or zstd; and a notice a language in Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, language in enumerate(LANGUAGES):
         rows = sorted((bulletin(seed, language, k) for k in range(each)), key=lambda row: (row["issued"], row["id"]))
@@ -76,7 +74,9 @@ def write_all(folder: Path, seed: int, *, each: int = 36) -> None:
         elif index % 3 == 1:
             (folder / f"{language}.jsonl.gz").write_bytes(gzip.compress(text, 9, mtime=0))
         else:
-            (folder / f"{language}.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9, write_checksum=True).compress(text))
+            (folder / f"{language}.jsonl.zst").write_bytes(
+                zstandard.ZstdCompressor(level=9, write_checksum=True).compress(text)
+            )
     notices = folder.parent / "notices"
     notices.mkdir(parents=True, exist_ok=True)
     for language in LANGUAGES:
@@ -84,13 +84,16 @@ def write_all(folder: Path, seed: int, *, each: int = 36) -> None:
 
 
 def _notice(seed: int, language: str) -> str:
-    """One page: yesterday's numbers as a table, then the day as the harbour master tells it."""
+    """One page: the day's numbers as a table, then the day as the harbour master tells it."""
     weather = bulletin(seed, language, 1000)
     diary = [bulletin(seed, language, 1004 + 5 * k) for k in range(3)]
-    hours = np.arange(0, 24, 3)
-    table = "\n".join(
-        f"| {local_time(h * 3600.0)} | {_number(temperature(h * 3600.0), 1, language)} | {_number(wind(h * 3600.0)[0], 1, language)} | {100 * sea_level(h * 3600.0):.0f} |"
-        for h in hours
-    )
+    lines = []
+    for t in range(0, 86_400, 3 * 3600):
+        cells = [_number(temperature(t), 1, language), _number(wind(t)[0], 1, language), f"{100 * sea_level(t):.0f}"]
+        lines.append(f"| {local_time(t)} | {' | '.join(cells)} |")
     story = "\n\n".join(d["body"] for d in diary)
-    return f"# {weather['title']}\n\n{weather['body']}\n\n| UTC+3 | °C | m/s | cm |\n| --- | ---: | ---: | ---: |\n{table}\n\n## {diary[0]['title']}\n\n{story}\n"
+    return (
+        f"# {weather['title']}\n\n{weather['body']}\n\n| UTC+3 | °C | m/s | cm |\n| --- | ---: | ---: | ---: |\n"
+        + "\n".join(lines)
+        + f"\n\n## {diary[0]['title']}\n\n{story}\n"
+    )

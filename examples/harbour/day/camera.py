@@ -1,8 +1,8 @@
 """What a camera sees before light falls on it: for every pixel a distance, a place, a colour and a normal.
 
 The lens is shifted, never tilted, so walls stay upright: column = centre + f·X/Y, row = horizon - f·Z/Y, with X to the
-right, Y ahead and Z up from the camera. The ground is marched along columns over the map; faces are drawn over it with a
-depth test (1/Y is affine across a flat face).
+right, Y ahead and Z up from the camera. The ground is marched along columns over the map; faces are drawn over it with
+a depth test (1/Y is affine across a flat face).
 """
 
 from __future__ import annotations
@@ -11,13 +11,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
-
 from day.buildings import CONTAINERS, ROOFS
 from day.noise import Array, Texture, smooth
 from day.patterns import paint
-from day.place import ASPHALT, BROADLEAF, CONCRETE, CONIFER, CROP, LAKE, MEADOW, RAPE, REED, ROCK, ROOF, SAND, SEA, SOIL, Grid, Place
+from day.place import (
+    ASPHALT,
+    BROADLEAF,
+    CONCRETE,
+    CONIFER,
+    CROP,
+    LAKE,
+    MEADOW,
+    RAPE,
+    REED,
+    ROCK,
+    ROOF,
+    SAND,
+    SEA,
+    SOIL,
+    Grid,
+    Place,
+)
 from day.solids import Face
+from PIL import Image, ImageDraw
 
 SKY, GROUND, WATER, SOLID = range(4)
 FAR = 1.0e9
@@ -27,10 +43,21 @@ _GROWTH = 1.007
 #: Linear colour of each cover.
 _ALBEDO = np.zeros((14, 3), np.float32)
 for _cover, _colour in {
-    SEA: (0.01, 0.03, 0.04), LAKE: (0.05, 0.09, 0.12), CONIFER: (0.026, 0.048, 0.022), BROADLEAF: (0.055, 0.092, 0.024), MEADOW: (0.13, 0.145, 0.055),
-    CROP: (0.095, 0.14, 0.036), RAPE: (0.50, 0.42, 0.02), SOIL: (0.16, 0.10, 0.06), ROCK: (0.24, 0.20, 0.17), SAND: (0.50, 0.42, 0.28),
-    CONCRETE: (0.20, 0.195, 0.18), ASPHALT: (0.07, 0.07, 0.075), ROOF: (0.12, 0.12, 0.12), REED: (0.17, 0.19, 0.06),
-}.items():  # fmt: skip
+    SEA: (0.01, 0.03, 0.04),
+    LAKE: (0.05, 0.09, 0.12),
+    CONIFER: (0.026, 0.048, 0.022),
+    BROADLEAF: (0.055, 0.092, 0.024),
+    MEADOW: (0.13, 0.145, 0.055),
+    CROP: (0.095, 0.14, 0.036),
+    RAPE: (0.50, 0.42, 0.02),
+    SOIL: (0.16, 0.10, 0.06),
+    ROCK: (0.24, 0.20, 0.17),
+    SAND: (0.50, 0.42, 0.28),
+    CONCRETE: (0.20, 0.195, 0.18),
+    ASPHALT: (0.07, 0.07, 0.075),
+    ROOF: (0.12, 0.12, 0.12),
+    REED: (0.17, 0.19, 0.06),
+}.items():
     _ALBEDO[_cover] = _colour
 
 
@@ -73,11 +100,33 @@ class Camera:
 
     def scaled(self, factor: float) -> Camera:
         """The same view with more or fewer pixels."""
-        return Camera(self.x, self.y, self.z, self.bearing, self.fov, round(self.width * factor), round(self.height * factor), self.horizon, self.near, self.mirror)
+        return Camera(
+            self.x,
+            self.y,
+            self.z,
+            self.bearing,
+            self.fov,
+            round(self.width * factor),
+            round(self.height * factor),
+            self.horizon,
+            self.near,
+            self.mirror,
+        )
 
     def mirrored(self, water: float) -> Camera:
         """The camera below the water whose picture, upside down, is the reflection."""
-        return Camera(self.x, self.y, 2 * water - self.z, self.bearing, self.fov, self.width, self.height, 1 - self.horizon, self.mirror, self.mirror)
+        return Camera(
+            self.x,
+            self.y,
+            2 * water - self.z,
+            self.bearing,
+            self.fov,
+            self.width,
+            self.height,
+            1 - self.horizon,
+            self.mirror,
+            self.mirror,
+        )
 
 
 @dataclass
@@ -125,7 +174,9 @@ def ground_layers(camera: Camera, place: Place, water: float, grain: Texture, *,
     top = np.where(inner, _heights(place.core, gx, gy), _heights(place.whole, gx, gy))
     rough = smooth(1.5, 5.0, top - 1.0) * (1.4 * grain.near(gx * 0.9, gy * 0.9))
     # Beyond the map the land goes on as a wooded ridge in the north and east, the sea elsewhere.
-    beyond = np.where(gy > 1200 + 0.2 * np.abs(gx), 22 + 9 * grain.at(gx / 30, gy / 30) + 3 * grain.near(gx / 4, gy / 4), -50)
+    beyond = np.where(
+        gy > 1200 + 0.2 * np.abs(gx), 22 + 9 * grain.at(gx / 30, gy / 30) + 3 * grain.near(gx / 4, gy / 4), -50
+    )
     top = np.where(outside, beyond, np.where(top > 2.6, top + 0.5 * rough * (top > 4), top))
     if reflection:
         top = np.where(top < water + 0.05, -1.0e4, top)
@@ -156,7 +207,15 @@ def ground_layers(camera: Camera, place: Place, water: float, grain: Texture, *,
     near = np.minimum(depth, 60_000)
     x = (camera.x + near * (ahead[0] + columns[None, :] * right[0])).astype(np.float32)
     y = (camera.y + near * (ahead[1] + columns[None, :] * right[1])).astype(np.float32)
-    layers = Layers(depth, kind, np.zeros((h, w, 3), np.float32), np.zeros((h, w, 3), np.float32), np.zeros((h, w), np.float32), x, y)
+    layers = Layers(
+        depth,
+        kind,
+        np.zeros((h, w, 3), np.float32),
+        np.zeros((h, w, 3), np.float32),
+        np.zeros((h, w), np.float32),
+        x,
+        y,
+    )
     _paint_ground(layers, place, grain)
     return layers
 
@@ -185,7 +244,9 @@ def _paint_ground(layers: Layers, place: Place, grain: Texture) -> None:
     layers.normal[on] = normal
 
 
-def draw_faces(layers: Layers, camera: Camera, faces: Sequence[Face], grain: Texture, *, above: float | None = None) -> Array:
+def draw_faces(
+    layers: Layers, camera: Camera, faces: Sequence[Face], grain: Texture, *, above: float | None = None
+) -> Array:
     """Draw faces over the layers with a depth test. Returns the mask of pixels that changed.
 
     `above`: only what stands higher than this level (the water, for reflections).
@@ -203,7 +264,13 @@ def draw_faces(layers: Layers, camera: Camera, faces: Sequence[Face], grain: Tex
     column, row = half + f * seen[:, 0] / y, horizon - f * seen[:, 2] / y
     left, right = np.minimum.reduceat(column, starts[:-1]), np.maximum.reduceat(column, starts[:-1])
     upper, lower = np.minimum.reduceat(row, starts[:-1]), np.maximum.reduceat(row, starts[:-1])
-    use = (np.maximum.reduceat(seen[:, 1], starts[:-1]) > near) & (right > 0) & (left < camera.width) & (lower > 0) & (upper < camera.height)
+    use = (
+        (np.maximum.reduceat(seen[:, 1], starts[:-1]) > near)
+        & (right > 0)
+        & (left < camera.width)
+        & (lower > 0)
+        & (upper < camera.height)
+    )
     if above is not None:
         use &= np.maximum.reduceat(world[:, 2], starts[:-1]) > above + 0.05
     rx = (np.arange(camera.width) + 0.5 - half) / f
@@ -237,7 +304,18 @@ def draw_faces(layers: Layers, camera: Camera, faces: Sequence[Face], grain: Tex
         depth = 1.0 / np.maximum(inverse, 1e-7)
         win = np.asarray(mask).astype(bool) & (depth < layers.depth[window] * 0.9999) & (depth > 0.3)
         if win.any():
-            _paint_face(layers, camera, faces[index], window, win, depth, rx[x0:x1], rz[y0:y1], normal if c < 0 else -normal, grain)
+            _paint_face(
+                layers,
+                camera,
+                faces[index],
+                window,
+                win,
+                depth,
+                rx[x0:x1],
+                rz[y0:y1],
+                normal if c < 0 else -normal,
+                grain,
+            )
             changed[window] |= win
     return changed
 
@@ -261,7 +339,16 @@ def _clip(v: Array, near: float) -> Array:
 
 
 def _paint_face(
-    layers: Layers, camera: Camera, face: Face, window: tuple[slice, slice], win: Array, depth: Array, rx: Array, rz: Array, facing: Array, grain: Texture
+    layers: Layers,
+    camera: Camera,
+    face: Face,
+    window: tuple[slice, slice],
+    win: Array,
+    depth: Array,
+    rx: Array,
+    rz: Array,
+    facing: Array,
+    grain: Texture,
 ) -> None:
     """Put colour, normal (`facing`: toward the camera, in view axes), lamp and place of a face's visible pixels."""
     ahead, right = camera.axes()
@@ -273,7 +360,9 @@ def _paint_face(
     length = float(np.hypot(along[0], along[1])) or 1.0
     u = ((east - face.points[0, 0]) * along[0] + (north - face.points[0, 1]) * along[1]) / length
     colour, lamp = paint(face, u, camera.z + d * rz[row] - face.foot, east, north, d / camera.focal, grain)
-    world = np.array([facing[0] * right[0] + facing[1] * ahead[0], facing[0] * right[1] + facing[1] * ahead[1], facing[2]])
+    world = np.array(
+        [facing[0] * right[0] + facing[1] * ahead[0], facing[0] * right[1] + facing[1] * ahead[1], facing[2]]
+    )
     for array, value in (
         (layers.depth, d),
         (layers.albedo, colour),

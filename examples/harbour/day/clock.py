@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
-MIDNIGHT = datetime(2025, 6, 14, tzinfo=timezone.utc)
+MIDNIGHT = datetime(2025, 6, 14, tzinfo=UTC)
 LOCAL = timezone(timedelta(hours=3))  #: Eastern European Summer Time, on cameras and in bulletins
 
 
@@ -14,12 +14,12 @@ def moment(t: float) -> datetime:
 
 
 def iso(t: float, *, local: bool = False) -> str:
-    """"2025-06-14T09:50:29Z", or with the offset of local time."""
+    """ "2025-06-14T09:50:29Z", or with the offset of local time."""
     if local:
         return moment(t).astimezone(LOCAL).isoformat(timespec="seconds")
     return moment(t).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def local_time(t: float) -> str:
-    """"12.50" as people there write it."""
+    """ "12.50" as people there write it."""
     return moment(t).astimezone(LOCAL).strftime("%H.%M")

@@ -11,7 +11,9 @@ from day.noise import rng
 
 VRT = """<VRTDataset rasterXSize="64" rasterYSize="64">
   <VRTRasterBand dataType="Byte" band="1">
-    <SimpleSource><SourceFilename relativeToVRT="0">/etc/hostname</SourceFilename><SourceBand>1</SourceBand></SimpleSource>
+    <SimpleSource>
+      <SourceFilename relativeToVRT="0">/etc/hostname</SourceFilename><SourceBand>1</SourceBand>
+    </SimpleSource>
   </VRTRasterBand>
 </VRTDataset>
 """
@@ -29,10 +31,25 @@ def write_all(folder: Path, made: Path, seed: int) -> None:
         png[middle + int(k)] ^= 0x10
     (folder / "bits_flipped.png").write_bytes(bytes(png))
 
-    good = [json.dumps({"id": f"broken-{i}", "issued": "2025-06-14T08:00:00Z", "lang": "en", "body": f"Line {i} is whole."}) for i in range(6)]
-    lines = [good[0], good[1][:-9], good[2], '{"id": "nan", "issued": NaN}', good[3], "}{", good[4], '["not", "an object"]', good[5]]
+    good = [
+        json.dumps({"id": f"broken-{i}", "issued": "2025-06-14T08:00:00Z", "lang": "en", "body": f"Line {i} is whole."})
+        for i in range(6)
+    ]
+    lines = [
+        good[0],
+        good[1][:-9],
+        good[2],
+        '{"id": "nan", "issued": NaN}',
+        good[3],
+        "}{",
+        good[4],
+        '["not", "an object"]',
+        good[5],
+    ]
     (folder / "some_lines_broken.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "latin1_says_utf8.jsonl").write_bytes('{"id": "l1", "issued": "2025-06-14T08:00:00Z", "body": "Hamnen är öppen."}\n'.encode("latin-1"))
+    (folder / "latin1_says_utf8.jsonl").write_bytes(
+        '{"id": "l1", "issued": "2025-06-14T08:00:00Z", "body": "Hamnen är öppen."}\n'.encode("latin-1")
+    )
 
     packed = gzip.compress("\n".join(good * 400).encode(), 6, mtime=0)
     (folder / "cut.jsonl.gz").write_bytes(packed[: len(packed) * 3 // 5])
@@ -44,12 +61,14 @@ def write_all(folder: Path, made: Path, seed: int) -> None:
     (folder / "cut_short.wav").write_bytes(wav[: len(wav) // 3 | 1])
     film = sorted((made / "cameras").glob("*.mp4"))[0].read_bytes()
     (folder / "power_cut.mp4").write_bytes(film[: len(film) // 2])
-    tiff = bytearray((made / "littoral" / "harbour_0642.tif").read_bytes()[:60_000])
+    tiff = bytearray((made / "littoral" / "harbour_0603.tif").read_bytes()[:60_000])
     (folder / "half_a_scene.tif").write_bytes(bytes(tiff))
     # A grey PNG of 60,000 by 60,000 pixels in a few hundred bytes.
     (folder / "bomb.png").write_bytes(_bomb(60_000))
-    rows = "t,level_m\n2025-06-14T01:00:00Z,0.41\n14.6.2025 klo 4,0.43\n2025-06-14T01:02:00Z,high\n2025-06-14T01:03:00Z\n2025-06-14T01:04:00Z,0.44,7,7\n"
-    (folder / "times_of_all_kinds.csv").write_text(rows, encoding="utf-8")
+    hour = "2025-06-14T01"
+    rows = ["t,level_m", f"{hour}:00:00Z,0.41", "14.6.2025 klo 4,0.43", f"{hour}:02:00Z,high", f"{hour}:03:00Z"]
+    (folder / "times_of_all_kinds.csv").write_text("
+".join([*rows, f"{hour}:04:00Z,0.44,7,7", ""]), encoding="utf-8")
 
 
 def _bomb(side: int) -> bytes:
@@ -57,4 +76,9 @@ def _bomb(side: int) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
     head = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1 << 20), 9)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(bytes(1 << 20), 9))
+        + chunk(b"IEND", b"")
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from day.place import EAST0, NORTH0
 
 _F = 1 / 298.257223563

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
 from day.noise import Array, Texture, smooth
 
 LATITUDE, LONGITUDE = 60.15, 24.95
@@ -15,24 +14,29 @@ DRIFT = (4.2, 2.1)
 
 
 def sun(t: float) -> tuple[float, float]:
-    """(azimuth clockwise from north, elevation) in degrees at second `t`; declination and equation of time of the day."""
+    """(azimuth clockwise from north, elevation) in degrees at second `t`, with the declination of the day."""
     declination = np.radians(23.27)
     hour = np.radians(t / 240.0 + LONGITUDE - 180.0 - 0.1)
     latitude = np.radians(LATITUDE)
     sine = np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(hour)
     elevation = np.arcsin(sine)
-    azimuth = np.arctan2(-np.cos(declination) * np.sin(hour), np.sin(declination) * np.cos(latitude) - np.cos(declination) * np.cos(hour) * np.sin(latitude))
+    azimuth = np.arctan2(
+        -np.cos(declination) * np.sin(hour),
+        np.sin(declination) * np.cos(latitude) - np.cos(declination) * np.cos(hour) * np.sin(latitude),
+    )
     return float(np.degrees(azimuth) % 360), float(np.degrees(elevation))
 
 
 def sun_vector(t: float) -> Array:
     """Unit vector (east, north, up) to the sun."""
     azimuth, elevation = np.radians(sun(t))
-    return np.array([np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation), np.sin(elevation)], np.float32)
+    return np.array(
+        [np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation), np.sin(elevation)], np.float32
+    )
 
 
 def cloud_cover(t: float) -> float:
-    """Share of the sky under cumulus: a clear night, fair-weather clouds from nine, a shower at half past one, a clear evening."""
+    """Share of the sky under cumulus: clear night, fair-weather clouds, a shower at half past one, clear evening."""
     h = t / 3600
     fair = 0.27 * smooth(6.5, 10.0, np.float64(h)) * smooth(17.5, 15.0, np.float64(h))
     shower = 0.55 * np.exp(-(((h - 13.5) / 0.8) ** 2))
@@ -72,10 +76,54 @@ def visibility(t: float) -> float:
 
 
 _KEYS = np.array([-12, -6, -3, 0, 4, 10, 25, 55.0])
-_ZENITH = np.array([(0.008, 0.014, 0.045), (0.03, 0.055, 0.16), (0.05, 0.10, 0.25), (0.075, 0.13, 0.31), (0.10, 0.20, 0.43), (0.13, 0.28, 0.60), (0.12, 0.30, 0.70), (0.11, 0.30, 0.76)])
-_HORIZON = np.array([(0.02, 0.03, 0.07), (0.11, 0.12, 0.21), (0.24, 0.18, 0.24), (0.42, 0.27, 0.24), (0.56, 0.42, 0.33), (0.64, 0.60, 0.56), (0.64, 0.74, 0.84), (0.66, 0.77, 0.89)])
-_GLOW = np.array([(0.02, 0.01, 0.01), (0.22, 0.08, 0.03), (0.80, 0.28, 0.10), (1.5, 0.46, 0.08), (1.6, 0.72, 0.20), (1.1, 0.8, 0.5), (0.7, 0.6, 0.48), (0.5, 0.46, 0.42)])
-_DIRECT = np.array([(0, 0, 0), (0, 0, 0), (0, 0, 0), (0.55, 0.16, 0.04), (1.75, 0.82, 0.33), (2.2, 1.45, 0.86), (2.6, 2.15, 1.7), (2.9, 2.6, 2.3)])
+_ZENITH = np.array(
+    [
+        (0.008, 0.014, 0.045),
+        (0.03, 0.055, 0.16),
+        (0.05, 0.10, 0.25),
+        (0.075, 0.13, 0.31),
+        (0.10, 0.20, 0.43),
+        (0.13, 0.28, 0.60),
+        (0.12, 0.30, 0.70),
+        (0.11, 0.30, 0.76),
+    ]
+)
+_HORIZON = np.array(
+    [
+        (0.02, 0.03, 0.07),
+        (0.11, 0.12, 0.21),
+        (0.24, 0.18, 0.24),
+        (0.42, 0.27, 0.24),
+        (0.56, 0.42, 0.33),
+        (0.64, 0.60, 0.56),
+        (0.64, 0.74, 0.84),
+        (0.66, 0.77, 0.89),
+    ]
+)
+_GLOW = np.array(
+    [
+        (0.02, 0.01, 0.01),
+        (0.22, 0.08, 0.03),
+        (0.80, 0.28, 0.10),
+        (1.5, 0.46, 0.08),
+        (1.6, 0.72, 0.20),
+        (1.1, 0.8, 0.5),
+        (0.7, 0.6, 0.48),
+        (0.5, 0.46, 0.42),
+    ]
+)
+_DIRECT = np.array(
+    [
+        (0, 0, 0),
+        (0, 0, 0),
+        (0, 0, 0),
+        (0.55, 0.16, 0.04),
+        (1.75, 0.82, 0.33),
+        (2.2, 1.45, 0.86),
+        (2.6, 2.15, 1.7),
+        (2.9, 2.6, 2.3),
+    ]
+)
 
 
 def _by_elevation(table: Array, elevation: float) -> Array:
@@ -106,7 +154,17 @@ class Light:
         direct = _by_elevation(_DIRECT, elevation) * (1 - 0.85 * overcast)
         zenith = _by_elevation(_ZENITH, elevation) * (1 - 0.6 * overcast) + grey * 0.6 * overcast
         horizon = _by_elevation(_HORIZON, elevation) * (1 - 0.5 * overcast) + grey * 0.6 * overcast
-        return cls(t, sun_vector(t), elevation, direct, zenith, horizon, _by_elevation(_GLOW, elevation) * (1 - 0.7 * overcast), cover, clouds)
+        return cls(
+            t,
+            sun_vector(t),
+            elevation,
+            direct,
+            zenith,
+            horizon,
+            _by_elevation(_GLOW, elevation) * (1 - 0.7 * overcast),
+            cover,
+            clouds,
+        )
 
     def density(self, x: Array, y: Array) -> Array:
         """Cumulus above points of the map, 0 to 1."""
@@ -140,7 +198,9 @@ class Light:
         silver = (0.6 * np.exp((toward - 1) * 9.0) * (1 - density))[..., None]
         white = 0.33 * self.direct * (lit + silver) + 0.62 * self.zenith + 0.30 * self.horizon
         low_sun = float(smooth(9.0, -1.0, np.float64(self.elevation)) * smooth(-7.0, -2.0, np.float64(self.elevation)))
-        white = white * (1 - 0.35 * low_sun) + low_sun * self.glow * (0.18 + 0.5 * np.exp((toward - 1) * 2.2))[..., None]
+        white = (
+            white * (1 - 0.35 * low_sun) + low_sun * self.glow * (0.18 + 0.5 * np.exp((toward - 1) * 2.2))[..., None]
+        )
         colour = colour * (1 - density[..., None]) + white * density[..., None]
         # High ice cloud, combed by the wind.
         u, v = (x * 3.2 - 9 * self.t) / 160.0, (y * 3.2 - 4 * self.t) / 160.0

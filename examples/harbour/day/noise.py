@@ -17,7 +17,9 @@ def rng(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big"))
 
 
-def on_grid(seed: int, name: str, *, half_m: float, cells: int, period_m: float, octaves: int, gain: float = 0.5) -> Array:
+def on_grid(
+    seed: int, name: str, *, half_m: float, cells: int, period_m: float, octaves: int, gain: float = 0.5
+) -> Array:
     """Noise of about unit spread on the square [-half_m, half_m]², row 0 in the north; (cells, cells) float32.
 
     The lattice lies in world coordinates, so grids of different size and resolution show the same ground.
@@ -63,7 +65,7 @@ class Texture:
         return top + (b + (v.take(j1 + i1) - b) * fx - top) * fy
 
     def slopes(self) -> Texture:
-        """The rise per cell to the east (real part) and north (imaginary part) as a texture of its own: one look-up gives both."""
+        """The rise per cell to the east (real part) and north (imaginary part) so that one look-up gives both."""
         other = object.__new__(Texture)
         other.cells = self.cells
         east = np.roll(self.values, -1, axis=1) - self.values
@@ -74,7 +76,9 @@ class Texture:
     def near(self, x: Array, y: Array) -> Array:
         """Nearest value at points in cells."""
         wrap = self.cells - 1
-        return self.values.ravel().take((np.floor(y).astype(np.int32) & wrap) * self.cells + (np.floor(x).astype(np.int32) & wrap))
+        return self.values.ravel().take(
+            (np.floor(y).astype(np.int32) & wrap) * self.cells + (np.floor(x).astype(np.int32) & wrap)
+        )
 
 
 def smooth(low: float, high: float, x: Array) -> Array:

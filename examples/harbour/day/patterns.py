@@ -1,9 +1,8 @@
-"""What faces look like close up: windows, bricks, tiles, steel; each fades to its mean where a pixel is wider than it."""
+"""What faces look like close up: windows, bricks, tiles, steel; each fades to its mean where a pixel spans it."""
 
 from __future__ import annotations
 
 import numpy as np
-
 from day.noise import Array, Texture, smooth
 from day.solids import Face
 
@@ -18,7 +17,9 @@ def _stripe(x: Array, period: float, share: float, metres: Array) -> Array:
     return edge + (share - edge) * smooth(0.35, 0.8, metres / period)
 
 
-def _windows(u: Array, v: Array, metres: Array, number: int, *, width: float, height: float, share: float, low: float) -> tuple[Array, Array]:
+def _windows(
+    u: Array, v: Array, metres: Array, number: int, *, width: float, height: float, share: float, low: float
+) -> tuple[Array, Array]:
     """(mask of glass, mask of lit glass) of a grid of windows that begins `low` metres up."""
     mask = _stripe(u - 0.25 * width, width, share, metres) * _stripe(v - low, height, 0.52, metres) * (v > low * 0.6)
     cell = np.floor(u / width) * 31 + np.floor(v / height) * 17 + number * 7
@@ -26,7 +27,9 @@ def _windows(u: Array, v: Array, metres: Array, number: int, *, width: float, he
     return mask, mask * lit
 
 
-def paint(face: Face, u: Array, v: Array, east: Array, north: Array, metres: Array, grain: Texture) -> tuple[Array, Array]:
+def paint(
+    face: Face, u: Array, v: Array, east: Array, north: Array, metres: Array, grain: Texture
+) -> tuple[Array, Array]:
     """(colour (n, 3), lamp (n)) of points of a face: u metres along, v metres up, `metres` wide per pixel."""
     n = len(u)
     colour = np.broadcast_to(np.asarray(face.colour, np.float32), (n, 3)).copy()
@@ -40,11 +43,11 @@ def paint(face: Face, u: Array, v: Array, east: Array, north: Array, metres: Arr
             courses = _stripe(v, 0.42, 0.8, metres)
             colour *= (0.82 + 0.22 * courses)[:, None]
         sizes = {
-            "house": dict(width=2.9, height=3.1, share=0.40, low=1.0),
-            "brick": dict(width=4.4, height=3.6, share=0.34, low=1.3),
-            "cabin": dict(width=2.2, height=3.0, share=0.58, low=1.1),
-            "bridge": dict(width=1.5, height=3.0, share=0.84, low=0.9),
-            "ferry": dict(width=3.1, height=3.2, share=0.30, low=4.6),
+            "house": {"width": 2.9, "height": 3.1, "share": 0.40, "low": 1.0},
+            "brick": {"width": 4.4, "height": 3.6, "share": 0.34, "low": 1.3},
+            "cabin": {"width": 2.2, "height": 3.0, "share": 0.58, "low": 1.1},
+            "bridge": {"width": 1.5, "height": 3.0, "share": 0.84, "low": 0.9},
+            "ferry": {"width": 3.1, "height": 3.2, "share": 0.30, "low": 4.6},
         }
         glass, lit = _windows(u, v, metres, face.number, **sizes[kind])
         if kind == "ferry":

@@ -8,22 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from PIL import Image
-from PIL.TiffImagePlugin import IFDRational
-from rasterio.errors import NotGeoreferencedWarning
-
 from day.camera import Camera
 from day.clock import LOCAL, moment
 from day.geo import lon_lat
 from day.picture import Studio, View, exposure
 from day.ships import clock
+from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
+from rasterio.errors import NotGeoreferencedWarning
 
 W, H = 768, 512
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One photograph: its name, camera, second of the day, format, and how the camera was held (an EXIF orientation)."""
+    """One photograph: name, camera, second of the day, format, and how the camera was held (EXIF orientation)."""
 
     name: str
     camera: Camera
@@ -110,7 +109,17 @@ def _deep(path: Path, view: View, shot: Shot) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(
-            path, "w", driver="GTiff", width=576, height=384, count=3, dtype="uint16", photometric="rgb", compress="deflate", predictor=2, interleave="pixel"
+            path,
+            "w",
+            driver="GTiff",
+            width=576,
+            height=384,
+            count=3,
+            dtype="uint16",
+            photometric="rgb",
+            compress="deflate",
+            predictor=2,
+            interleave="pixel",
         ) as out:
             out.write(values.transpose(2, 0, 1))
             out.update_tags(TIFFTAG_DATETIME=f"{moment(shot.t).astimezone(LOCAL):%Y:%m:%d %H:%M:%S}")

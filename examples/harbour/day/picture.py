@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
-
 from day.buildings import QUAY_Z
 from day.camera import SKY, WATER, Camera, Layers, draw_faces, ground_layers
 from day.light import CLOUD_BASE, Light, sea_level, visibility, wind
@@ -14,6 +12,7 @@ from day.noise import Array, Texture, smooth
 from day.place import Place
 from day.ships import Ship, State, wake
 from day.solids import LAMP, Face, harbour, ship
+from PIL import Image, ImageFilter
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,9 @@ def lit(layers: Layers, camera: Camera, light: Light, place: Place, shade: Array
     misty = 1 - np.exp(-depth / visibility(light.t) * 1.5)
     ahead, right = camera.axes()
     columns, _ = camera.rays()
-    level = np.stack([ahead[0] + columns * right[0], ahead[1] + columns * right[1], np.full_like(columns, 0.02)], axis=1)
+    level = np.stack(
+        [ahead[0] + columns * right[0], ahead[1] + columns * right[1], np.full_like(columns, 0.02)], axis=1
+    )
     level /= np.linalg.norm(level, axis=1, keepdims=True)
     haze = light.sky(level, (camera.x, camera.y), clouds=False)
     behind = np.broadcast_to(haze[None], sky.shape)[on]
@@ -132,7 +133,9 @@ class View:
         self.below = self.camera.scaled(0.5).mirrored(self.water)
         place, grain = studio.place, studio.grain
         self.layers = ground_layers(self.camera, place, self.water, grain)
-        moored = [(s, a) for s in studio.ships if (a := s.at(t)) is not None and a == s.at(t + seconds) and a.speed == 0]
+        moored = [
+            (s, a) for s in studio.ships if (a := s.at(t)) is not None and a == s.at(t + seconds) and a.speed == 0
+        ]
         self.moving = [s for s in studio.ships if s not in [m for m, _ in moored]]
         still = [*studio.still, *(f for s, state in moored for f in ship(s, state, self.water))]
         draw_faces(self.layers, self.camera, still, grain)
@@ -177,7 +180,9 @@ class View:
         forward, side = dx * ahead[0] + dy * ahead[1], abs(dx * right[0] + dy * right[1])
         return -80 < forward < 6000 and side < max(forward, 0) * self.camera.width / 2 / self.camera.focal + 400
 
-    def _with_water(self, layers: Layers, upper: Array, lower: Array, light: Light, states: list[tuple[Ship, State]], t: float) -> Array:
+    def _with_water(
+        self, layers: Layers, upper: Array, lower: Array, light: Light, states: list[tuple[Ship, State]], t: float
+    ) -> Array:
         wet = layers.kind == WATER
         if not wet.any():
             return upper
@@ -217,7 +222,9 @@ class View:
         g = self.studio.place.core
         gr, gc = g.index(x, y)
         shallow = np.where(np.maximum(np.abs(x), np.abs(y)) < g.half, smooth(-4.0, -0.2, g.ground[gr, gc]), 0.0)
-        body = np.array([0.010, 0.034, 0.040], np.float32) + shallow.astype(np.float32)[:, None] * np.array([0.035, 0.055, 0.035], np.float32)
+        body = np.array([0.010, 0.034, 0.040], np.float32) + shallow.astype(np.float32)[:, None] * np.array(
+            [0.035, 0.055, 0.035], np.float32
+        )
         shine = 0.55 * light.zenith + 0.35 * light.horizon + 0.40 * light.direct * max(light.to_sun[2], 0)
         colour = body * shine * (1 - fresnel[:, None]) + mirror * fresnel[:, None]
         # The glitter of the sun: where a wave's slope halves the angle between eye and sun.
@@ -227,10 +234,14 @@ class View:
             off_column = ((column.astype(np.float32) + (0.5 - camera.width / 2)) / f) * front - side
             up_sun = light.to_sun[2] - (height / depth + 2.0 * along) * front
             spread = 0.018 + 0.012 * speed
-            glint = np.exp(-((off_column + across) ** 2 / (2 * spread**2)) - up_sun**2 / (2 * (1.6 * spread) ** 2)) * (front > 0)
+            glint = np.exp(-((off_column + across) ** 2 / (2 * spread**2)) - up_sun**2 / (2 * (1.6 * spread) ** 2)) * (
+                front > 0
+            )
             colour += 1.1 * light.direct * (glint * (0.4 + np.clip(2.5 * stir, 0, 4)))[:, None]
         white = 0.42 * (0.7 * light.zenith + 0.5 * light.horizon + 0.7 * light.direct * max(light.to_sun[2], 0.05))
-        caps = np.clip(foam * (0.75 + 0.45 * stir), 0, 1) + 0.5 * smooth(2.7, 3.6, waves.near(x / 1.3 - t % waves.cells, y / 0.5)) * smooth(5, 8, np.float64(speed))
+        caps = np.clip(foam * (0.75 + 0.45 * stir), 0, 1) + 0.5 * smooth(
+            2.7, 3.6, waves.near(x / 1.3 - t % waves.cells, y / 0.5)
+        ) * smooth(5, 8, np.float64(speed))
         caps = np.clip(caps, 0, 0.9)[:, None]
         colour = colour * (1 - caps) + white * caps
         misty = (1 - np.exp(-depth / visibility(t) * 1.5))[:, None]
@@ -244,7 +255,17 @@ class View:
         return develop(self.linear(t), self.light, (self.out.width, self.out.height), grain_seed)
 
 
-def _relit(stack: Layers, camera: Camera, light: Light, place: Place, shade: Array | None, sky: Array, colour: Array, changed: Array, box: tuple[slice, slice]) -> None:
+def _relit(
+    stack: Layers,
+    camera: Camera,
+    light: Light,
+    place: Place,
+    shade: Array | None,
+    sky: Array,
+    colour: Array,
+    changed: Array,
+    box: tuple[slice, slice],
+) -> None:
     """Light only the box in which ships were drawn."""
     part = Layers(*(getattr(stack, n)[box] for n in ("depth", "kind", "albedo", "normal", "lamp", "x", "y")))
     crop = _Crop(camera, box)
@@ -271,7 +292,9 @@ class _Crop:
 def exposure(light: Light) -> float:
     """What the camera's meter sets: bright days are dark by a little, nights bright by a little."""
     weights = np.array([0.21, 0.72, 0.07])
-    level = 0.5 * (light.zenith + light.horizon) @ weights + 0.35 * (light.direct @ weights) * max(light.to_sun[2], 0.12)
+    level = 0.5 * (light.zenith + light.horizon) @ weights + 0.35 * (light.direct @ weights) * max(
+        light.to_sun[2], 0.12
+    )
     low_sun = float(smooth(12, 2, np.float64(light.elevation)) * smooth(-6, -1, np.float64(light.elevation)))
     return float(0.72 * (1 - 0.30 * low_sun) / (level + 0.012) ** 0.75)
 
@@ -280,7 +303,7 @@ _BRIGHTEST = 20.0
 
 
 def _film() -> Array:
-    """8-bit values for sqrt(linear / _BRIGHTEST) in 4,096 steps: a filmic curve (K. Narkowicz's fit of ACES), then sRGB."""
+    """8-bit values for sqrt(linear / _BRIGHTEST) in 4,096 steps: K. Narkowicz's fit of the ACES curve, then sRGB."""
     x = np.linspace(0, 1, 4096) ** 2 * _BRIGHTEST
     x = np.clip(x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14), 0, 1)
     return (np.where(x < 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055) * 255 + 0.5).astype(np.uint8)
@@ -298,7 +321,12 @@ def develop(linear: Array, light: Light | None, size: tuple[int, int], grain_see
     h, w = x.shape[:2]
     bright = np.clip(np.clip(x - 0.9, 0, 4) * 64, 0, 255).astype(np.uint8)
     small = Image.fromarray(bright).resize((max(1, w // 4), max(1, h // 4)), Image.Resampling.BOX)
-    bloom = np.asarray(small.filter(ImageFilter.GaussianBlur(w / 4 / 70)).resize((w, h), Image.Resampling.BILINEAR), np.float32) / 64
+    bloom = (
+        np.asarray(
+            small.filter(ImageFilter.GaussianBlur(w / 4 / 70)).resize((w, h), Image.Resampling.BILINEAR), np.float32
+        )
+        / 64
+    )
     x = x + 0.35 * bloom
     index = (np.sqrt(np.minimum(x, _BRIGHTEST) / np.float32(_BRIGHTEST)) * 4095).astype(np.int16)
     picture = Image.fromarray(_FILM.take(index)).resize(size, Image.Resampling.LANCZOS)

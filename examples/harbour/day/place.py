@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
-
 from day.buildings import BREAKWATER, QUAYS, ROADS, Building, town
 from day.noise import Array, on_grid, rng, smooth
+from PIL import Image, ImageDraw
 
 EPSG = 32635
 #: UTM zone 35N of the local origin; the scene's corners lie on the 60 m grid of the satellite's tile.
@@ -22,16 +21,50 @@ CORE = 1024.0
 
 SEA, LAKE, CONIFER, BROADLEAF, MEADOW, CROP, RAPE, SOIL, ROCK, SAND, CONCRETE, ASPHALT, ROOF, REED = range(14)
 COVERS = (
-    "sea", "lake", "conifer", "broadleaf", "meadow", "crop", "rape", "soil", "rock", "sand", "concrete", "asphalt", "roof", "reed",
-)  # fmt: skip
+    "sea",
+    "lake",
+    "conifer",
+    "broadleaf",
+    "meadow",
+    "crop",
+    "rape",
+    "soil",
+    "rock",
+    "sand",
+    "concrete",
+    "asphalt",
+    "roof",
+    "reed",
+)
 
 #: x, y, radius, height of each island.
 ISLANDS = [
-    (-1650, -1250, 520, 15), (900, -1500, 380, 11), (1180, -1180, 190, 6), (-300, -2500, 640, 18), (2450, -2300, 700, 20),
-    (-2900, -2650, 560, 13), (1750, -620, 240, 7), (-900, -1750, 170, 4), (520, -2950, 260, 6), (-1180, -560, 110, 3), (3300, -900, 420, 10),
-]  # fmt: skip
-RIVER = [(760, 250), (700, 480), (610, 700), (560, 900), (470, 1090), (160, 1260), (-60, 1560), (120, 1900), (260, 2300), (40, 2750), (-200, 3200),
-         (-120, 3900)]  # fmt: skip
+    (-1650, -1250, 520, 15),
+    (900, -1500, 380, 11),
+    (1180, -1180, 190, 6),
+    (-300, -2500, 640, 18),
+    (2450, -2300, 700, 20),
+    (-2900, -2650, 560, 13),
+    (1750, -620, 240, 7),
+    (-900, -1750, 170, 4),
+    (520, -2950, 260, 6),
+    (-1180, -560, 110, 3),
+    (3300, -900, 420, 10),
+]
+RIVER = [
+    (760, 250),
+    (700, 480),
+    (610, 700),
+    (560, 900),
+    (470, 1090),
+    (160, 1260),
+    (-60, 1560),
+    (120, 1900),
+    (260, 2300),
+    (40, 2750),
+    (-200, 3200),
+    (-120, 3900),
+]
 
 
 @dataclass(frozen=True)
@@ -110,7 +143,11 @@ def make_grid(seed: int, half: float, cells: int, buildings: list[Building]) -> 
 
     hills = noise("hills", 1500, 5)
     land = smooth(0, 260, inland)
-    ground = np.where(inland > 0, 1.2 * smooth(0, 22, inland) + land * (9 + 8 * hills) + 0.012 * np.clip(inland, 0, 1500), inland * 0.05)
+    ground = np.where(
+        inland > 0,
+        1.2 * smooth(0, 22, inland) + land * (9 + 8 * hills) + 0.012 * np.clip(inland, 0, 1500),
+        inland * 0.05,
+    )
     ground = np.where((inland > 0) & (ground < 0.5), 0.5 + 0.5 * np.tanh(inland / 20), ground).astype(np.float32)
     ground = np.maximum(ground, -24 + 3 * hills)
     # The town climbs gently from the quay, so nothing stands like a wall behind it.
@@ -136,7 +173,11 @@ def make_grid(seed: int, half: float, cells: int, buildings: list[Building]) -> 
     cover = np.where((np.hypot(x + 1500, y - 520) < 330) & (inland < 45) & (inland > -14), REED, cover)
     banks = _drawn(half, cells, [([(px, py) for px, py in RIVER], 90)])
     cover = np.where(banks & (inland > 0), MEADOW, cover)
-    village = (np.maximum(np.abs(x - 20) / 560, np.abs(y - 760) / 390) + 0.09 * kind + 0.05 * wrinkles < 1) & (inland > 0) & ~banks
+    village = (
+        (np.maximum(np.abs(x - 20) / 560, np.abs(y - 760) / 390) + 0.09 * kind + 0.05 * wrinkles < 1)
+        & (inland > 0)
+        & ~banks
+    )
     cover = np.where(village, np.where(kind > 0.1, BROADLEAF, MEADOW), cover)
     cover = np.where(lake, LAKE, cover)
     cover = np.where(sea & (cover != REED), SEA, cover)
@@ -156,7 +197,11 @@ def make_grid(seed: int, half: float, cells: int, buildings: list[Building]) -> 
     ground = np.where(crest, 3.4, ground).astype(np.float32)
 
     crowns = noise("crowns", 11, 3)
-    trees = np.select([cover == CONIFER, cover == BROADLEAF, cover == REED], [13 + 3.2 * crowns, 9 + 2.6 * crowns, 1.6 + 0 * crowns], 0.0)
+    trees = np.select(
+        [cover == CONIFER, cover == BROADLEAF, cover == REED],
+        [13 + 3.2 * crowns, 9 + 2.6 * crowns, 1.6 + 0 * crowns],
+        0.0,
+    )
     edge_of_wood = np.where((cover == CONIFER) | (cover == BROADLEAF), np.clip(trees, 2, None), trees)
     gardens = village & ((cover == BROADLEAF) | (cover == MEADOW))
     edge_of_wood = np.where(gardens, 8 * smooth(0.55, 1.3, crowns), edge_of_wood)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the lines of the XML stand as they are written
 """Writes what the satellites saw: a SAFE folder of 10/20/60 m bands, a four-band GeoTIFF, and the terrain model."""
 
 from __future__ import annotations
@@ -7,8 +8,6 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
-from rasterio.transform import from_origin
-
 from day.clock import iso, moment
 from day.geo import lon_lat
 from day.light import sun
@@ -16,6 +15,7 @@ from day.noise import Array, blur
 from day.picture import Studio
 from day.place import EAST0, EPSG, HALF, NORTH0
 from day.satellite import BANDS, classes, digital, look, pooled
+from rasterio.transform import from_origin
 
 #: The pass over the harbour, one second before half past.
 OVERPASS = 9 * 3600 + 50 * 60 + 29.0
@@ -39,9 +39,20 @@ def write_safe(folder: Path, studio: Studio) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         data = data if data.ndim == 3 else data[None]
         with rasterio.open(
-            path, "w", driver="JP2OpenJPEG", width=data.shape[2], height=data.shape[1], count=data.shape[0], dtype=data.dtype,
-            crs=f"EPSG:{EPSG}", transform=_transform(HALF, gsd), QUALITY=100, REVERSIBLE="YES", YCBCR420="NO", RESOLUTIONS=4,
-        ) as out:  # fmt: skip
+            path,
+            "w",
+            driver="JP2OpenJPEG",
+            width=data.shape[2],
+            height=data.shape[1],
+            count=data.shape[0],
+            dtype=data.dtype,
+            crs=f"EPSG:{EPSG}",
+            transform=_transform(HALF, gsd),
+            QUALITY=100,
+            REVERSIBLE="YES",
+            YCBCR420="NO",
+            RESOLUTIONS=4,
+        ) as out:
             out.write(data)
         files.append(path.relative_to(product).as_posix().removesuffix(".jp2"))
 
@@ -55,18 +66,27 @@ def write_safe(folder: Path, studio: Studio) -> None:
         if name in ("B02", "B03", "B04"):
             ten = numbers[None] if ten is None else np.concatenate([numbers[None], ten])
     assert ten is not None
-    colour = np.where(ten == 0, 0, np.clip((ten.astype(np.float32) - OFFSET) / 10_000 * 2.9 * 255, 1, 255)).astype(np.uint8)
+    colour = np.where(ten == 0, 0, np.clip((ten.astype(np.float32) - OFFSET) / 10_000 * 2.9 * 255, 1, 255)).astype(
+        np.uint8
+    )
     write("IMG_DATA/R10m", f"{tile}_{stamp}_TCI_10m", 10, colour)
     write("IMG_DATA/R20m", f"{tile}_{stamp}_SCL_20m", 20, classes(scene, 2))
     write("QI_DATA", "MSK_CLDPRB_20m", 20, np.round(pooled(scene.cloud, 2) * 100).astype(np.uint8))
     cloudy = 100 * float(np.mean(scene.cloud[~scene.missing] > 0.4))
-    (product / "MTD_MSIL2A.xml").write_text(_product_xml(product.name, stamp, files, cloudy, 100 * float(scene.missing.mean())), encoding="utf-8")
+    (product / "MTD_MSIL2A.xml").write_text(
+        _product_xml(product.name, stamp, files, cloudy, 100 * float(scene.missing.mean())), encoding="utf-8"
+    )
     (granule / "MTD_TL.xml").write_text(_tile_xml(tile, cloudy), encoding="utf-8")
 
 
 def _product_xml(name: str, stamp: str, files: list[str], cloudy: float, missing: float) -> str:
     half = HALF
-    ring = " ".join(f"{lat:.6f} {lon:.6f}" for lon, lat in (lon_lat(x, y) for x, y in ((-half, half), (half, half), (half, -half), (-half, -half), (-half, half))))
+    ring = " ".join(
+        f"{lat:.6f} {lon:.6f}"
+        for lon, lat in (
+            lon_lat(x, y) for x, y in ((-half, half), (half, half), (half, -half), (-half, -half), (-half, half))
+        )
+    )
     listed = "\n".join(f"            <IMAGE_FILE>{escape(f)}</IMAGE_FILE>" for f in files if "IMG_DATA" in f)
     offsets = "\n".join(f'        <BOA_ADD_OFFSET band_id="{b}">-{OFFSET}</BOA_ADD_OFFSET>' for b in range(13))
     # Band numbers of the instrument: B10 is number 10, so what follows it here is one farther.
@@ -120,7 +140,10 @@ def _product_xml(name: str, stamp: str, files: list[str], cloudy: float, missing
 
 def _tile_xml(tile: str, cloudy: float) -> str:
     azimuth, elevation = sun(OVERPASS)
-    sizes = "\n".join(f'      <Size resolution="{g}"><NROWS>{int(2 * HALF / g)}</NROWS><NCOLS>{int(2 * HALF / g)}</NCOLS></Size>' for g in (10, 20, 60))
+    sizes = "\n".join(
+        f'      <Size resolution="{g}"><NROWS>{int(2 * HALF / g)}</NROWS><NCOLS>{int(2 * HALF / g)}</NCOLS></Size>'
+        for g in (10, 20, 60)
+    )
     places = "\n".join(
         f'      <Geoposition resolution="{g}"><ULX>{EAST0 - HALF:.0f}</ULX><ULY>{NORTH0 + HALF:.0f}</ULY><XDIM>{g}</XDIM><YDIM>-{g}</YDIM></Geoposition>'
         for g in (10, 20, 60)
@@ -157,11 +180,27 @@ def write_four_bands(path: Path, studio: Studio, t: float) -> None:
     data = digital(scene.reflectance[chosen], scene.missing, studio.place.seed, "four", offset=0, noise=0.0008)
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
-        path, "w", driver="GTiff", width=data.shape[2], height=data.shape[1], count=4, dtype="uint16", crs=f"EPSG:{EPSG}", nodata=0,
-        transform=_transform(grid.half, 4), tiled=True, blockxsize=256, blockysize=256, compress="deflate", predictor=2, interleave="band",
-    ) as out:  # fmt: skip
+        path,
+        "w",
+        driver="GTiff",
+        width=data.shape[2],
+        height=data.shape[1],
+        count=4,
+        dtype="uint16",
+        crs=f"EPSG:{EPSG}",
+        nodata=0,
+        transform=_transform(grid.half, 4),
+        tiled=True,
+        blockxsize=256,
+        blockysize=256,
+        compress="deflate",
+        predictor=2,
+        interleave="band",
+    ) as out:
         out.write(data)
-        out.update_tags(TIFFTAG_DATETIME=moment(t).strftime("%Y:%m:%d %H:%M:%S"), ACQUISITION_TIME=iso(t), SENSOR="Littoral-4")
+        out.update_tags(
+            TIFFTAG_DATETIME=moment(t).strftime("%Y:%m:%d %H:%M:%S"), ACQUISITION_TIME=iso(t), SENSOR="Littoral-4"
+        )
         for i, band in enumerate(chosen, 1):
             name, wavelength, _ = BANDS[band]
             out.set_band_description(i, {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir"}[name])
@@ -179,9 +218,22 @@ def write_terrain(path: Path, studio: Studio) -> None:
     ground = np.where((row + column) > 1.86 * n, -9999, np.round(ground, 2)).astype(np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
-        path, "w", driver="GTiff", width=n, height=n, count=1, dtype="float32", crs=f"EPSG:{EPSG}", nodata=-9999,
-        transform=_transform(HALF, 20), tiled=True, blockxsize=128, blockysize=128, compress="deflate", predictor=3,
-    ) as out:  # fmt: skip
+        path,
+        "w",
+        driver="GTiff",
+        width=n,
+        height=n,
+        count=1,
+        dtype="float32",
+        crs=f"EPSG:{EPSG}",
+        nodata=-9999,
+        transform=_transform(HALF, 20),
+        tiled=True,
+        blockxsize=128,
+        blockysize=128,
+        compress="deflate",
+        predictor=3,
+    ) as out:
         out.write(ground[None])
         out.set_band_description(1, "elevation")
         out.update_tags(1, unit="m", vertical_datum="N2000")

@@ -1,24 +1,47 @@
-"""What looks down: reflectances of the map in twelve bands, with clouds, their shadows, ships and the edge of the swath."""
+"""What looks down: reflectances of the map in twelve bands, with clouds, shadows, ships and the swath's edge."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-
 from day.light import CLOUD_BASE, Light
 from day.noise import Array, blur, rng, smooth
 from day.picture import Studio
 from day.place import (
-    ASPHALT, BROADLEAF, CONCRETE, CONIFER, CROP, LAKE, MEADOW, RAPE, REED, ROCK, ROOF, SAND, SEA, SOIL, Grid,
-)  # fmt: skip
+    ASPHALT,
+    BROADLEAF,
+    CONCRETE,
+    CONIFER,
+    CROP,
+    LAKE,
+    MEADOW,
+    RAPE,
+    REED,
+    ROCK,
+    ROOF,
+    SAND,
+    SEA,
+    SOIL,
+    Grid,
+)
 from day.ships import in_ship_frame, wake
 
 #: name, centre wavelength in nm, native metres a pixel; the bands of Sentinel-2 without the cirrus band of level 1.
 BANDS: list[tuple[str, float, int]] = [
-    ("B01", 442.7, 60), ("B02", 492.4, 10), ("B03", 559.8, 10), ("B04", 664.6, 10), ("B05", 704.1, 20), ("B06", 740.5, 20),
-    ("B07", 782.8, 20), ("B08", 832.8, 10), ("B8A", 864.7, 20), ("B09", 945.1, 60), ("B11", 1613.7, 20), ("B12", 2202.4, 20),
-]  # fmt: skip
+    ("B01", 442.7, 60),
+    ("B02", 492.4, 10),
+    ("B03", 559.8, 10),
+    ("B04", 664.6, 10),
+    ("B05", 704.1, 20),
+    ("B06", 740.5, 20),
+    ("B07", 782.8, 20),
+    ("B08", 832.8, 10),
+    ("B8A", 864.7, 20),
+    ("B09", 945.1, 60),
+    ("B11", 1613.7, 20),
+    ("B12", 2202.4, 20),
+]
 
 #: Surface reflectance × 1,000 of each cover in the order of BANDS.
 SPECTRA: dict[int, list[int]] = {
@@ -37,13 +60,26 @@ SPECTRA: dict[int, list[int]] = {
     ROOF: [88, 96, 118, 178, 196, 206, 214, 222, 230, 234, 268, 240],
     REED: [30, 38, 68, 60, 110, 214, 252, 268, 280, 286, 158, 84],
 }
-#: Factors of the roofs' colours (tile, tar, zinc, copper, metal, slate, then six container paints) in blue, green, red, infrared.
+#: Factors of roof colours (tile, tar, zinc, copper, metal, slate, six container paints) in blue, green, red, nir.
 _ROOF_TINT = np.array(
-    [(0.7, 0.75, 1.35, 1.15), (0.5, 0.5, 0.4, 0.4), (1.8, 1.6, 1.1, 1.0), (1.3, 1.9, 0.9, 1.2), (3.0, 2.5, 1.7, 1.5), (0.9, 0.8, 0.5, 0.6),
-     (0.6, 0.5, 1.9, 1.5), (2.2, 1.2, 0.4, 0.9), (0.6, 1.5, 0.5, 1.2), (0.6, 1.2, 2.2, 1.9), (3.4, 2.9, 2.0, 1.8), (1.6, 1.8, 0.7, 1.1)]
-)  # fmt: skip
+    [
+        (0.7, 0.75, 1.35, 1.15),
+        (0.5, 0.5, 0.4, 0.4),
+        (1.8, 1.6, 1.1, 1.0),
+        (1.3, 1.9, 0.9, 1.2),
+        (3.0, 2.5, 1.7, 1.5),
+        (0.9, 0.8, 0.5, 0.6),
+        (0.6, 0.5, 1.9, 1.5),
+        (2.2, 1.2, 0.4, 0.9),
+        (0.6, 1.5, 0.5, 1.2),
+        (0.6, 1.2, 2.2, 1.9),
+        (3.4, 2.9, 2.0, 1.8),
+        (1.6, 1.8, 0.7, 1.1),
+    ]
+)
 
-#: What is added or shown per band: sand under shallow water, river silt, foam, painted steel, cloud; and the share a cloud's shadow takes.
+#: What is added or shown per band: sand under shallow water, river silt, foam, painted steel, cloud; and
+#: the share that a cloud's shadow takes.
 _SHALLOW = np.array([8, 12, 26, 13, 7, 3, 3, 3, 2, 1, 0, 0], np.float32) / 1000
 _SILT = np.array([6, 10, 24, 30, 26, 14, 12, 10, 8, 5, 1, 0], np.float32) / 1000
 _FOAM = np.array([10, 11, 11, 10, 9, 8, 8, 7, 7, 5, 2, 1], np.float32) / 100
@@ -94,7 +130,11 @@ def look(studio: Studio, grid: Grid, t: float, *, swath: bool) -> Scene:
     sea = pooled((grid.cover == SEA).astype(np.float32), 2)
     # Shallow bottoms and the river's silt brighten the water in green and red.
     shallow = sea * pooled(smooth(-7.0, -0.3, grid.ground), 2)
-    plume = sea * np.exp(-(np.hypot((x - 800) / 520, (y - 60) / 420) ** 2)) * np.clip(1 + 0.4 * pooled(grid.tint, 2), 0, None)
+    plume = (
+        sea
+        * np.exp(-(np.hypot((x - 800) / 520, (y - 60) / 420) ** 2))
+        * np.clip(1 + 0.4 * pooled(grid.tint, 2), 0, None)
+    )
     bands += _SHALLOW[:, None, None] * shallow + _SILT[:, None, None] * plume
 
     for ship in studio.ships:
@@ -114,7 +154,9 @@ def look(studio: Studio, grid: Grid, t: float, *, swath: bool) -> Scene:
     u, v = x / 300 + 17, y / 300
     cirrus = 0.16 * smooth(0.3, 2.0, studio.clouds.at(u + 0.4 * v, 0.2 * v + 60))
     bands *= 1 - _CLOUD_DIMS[:, None, None] * shadow
-    relief = (0.62 + 0.38 * cloud) * (1 + 0.22 * np.clip(np.gradient(blur(cloud, 3), axis=1) * -20 * np.sign(sun[0]), -1, 1))
+    relief = (0.62 + 0.38 * cloud) * (
+        1 + 0.22 * np.clip(np.gradient(blur(cloud, 3), axis=1) * -20 * np.sign(sun[0]), -1, 1)
+    )
     bands += (_CLOUD[:, None, None] * relief - bands) * cloud
     bands += (0.30 - bands) * cirrus
     missing = (x - y * 0.28 > grid.half * 0.86) if swath else np.zeros(x.shape, bool)
@@ -138,19 +180,30 @@ def _cast(grid: Grid, light: Light) -> Array:
 def pooled(a: Array, factor: int) -> Array:
     """Means of factor × factor blocks of the last two axes."""
     h, w = a.shape[-2] // factor, a.shape[-1] // factor
-    return a[..., : h * factor, : w * factor].reshape(*a.shape[:-2], h, factor, w, factor).mean(axis=(-3, -1), dtype=np.float32)
+    return (
+        a[..., : h * factor, : w * factor]
+        .reshape(*a.shape[:-2], h, factor, w, factor)
+        .mean(axis=(-3, -1), dtype=np.float32)
+    )
 
 
-def digital(reflectance: Array, missing: Array, seed: int, name: str, *, offset: int = 1000, noise: float = 0.0012) -> Array:
+def digital(
+    reflectance: Array, missing: Array, seed: int, name: str, *, offset: int = 1000, noise: float = 0.0012
+) -> Array:
     """uint16 numbers as a ground segment writes them: reflectance × 10,000 + offset, 0 where nothing was recorded."""
-    noisy = reflectance * (1 + rng(seed, name).normal(0, 0.006, reflectance.shape)) + rng(seed, name + "/dark").normal(0, noise, reflectance.shape)
+    noisy = reflectance * (1 + rng(seed, name).normal(0, 0.006, reflectance.shape)) + rng(seed, name + "/dark").normal(
+        0, noise, reflectance.shape
+    )
     return np.where(missing, 0, np.clip(np.round(noisy * 10_000) + offset, 1, 20_000)).astype(np.uint16)
 
 
 def classes(scene: Scene, factor: int) -> Array:
     """The scene classification, uint8, on a grid `factor` times coarser."""
     cloud, shadow = pooled(scene.cloud, factor), pooled(scene.shadow, factor)
-    water, green = pooled(scene.water.astype(np.float32), factor) > 0.5, pooled(scene.green.astype(np.float32), factor) > 0.5
+    water, green = (
+        pooled(scene.water.astype(np.float32), factor) > 0.5,
+        pooled(scene.green.astype(np.float32), factor) > 0.5,
+    )
     out = np.where(water, WATER, np.where(green, VEGETATION, BARE))
     out = np.where((shadow > 0.45) & ~water, SHADOW, np.where((shadow > 0.45) & water, DARK, out))
     out = np.where(cloud > 0.09, CIRRUS, out)

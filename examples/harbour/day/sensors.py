@@ -1,7 +1,7 @@
 """What instruments write: tables and logs with the faults that real ones have, all on the day's clock.
 
-Faults on purpose: a gap of 47 minutes in the tide gauge, NaN and empty cells, readings sent twice, a weather logger whose
-clock is set back by seven minutes at 14:03, and a buoy whose radio lost a third of the shower.
+Faults on purpose: a gap of 47 minutes in the tide gauge, NaN and empty cells, readings sent twice, a weather logger
+whose clock is set back by seven minutes at 14:03, and a buoy whose radio lost a third of the shower.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from day.clock import MIDNIGHT, iso
 from day.geo import lon_lat
 from day.light import pressure, sea_level, temperature, wind
@@ -41,9 +40,13 @@ def tide(folder: Path, seed: int, *, every: int = 60) -> None:
                 level = "NaN"
             hpa = pressure(t) + random.normal(0, 0.05)
             row = [
-                iso(t), level, f"{temperature(t) + random.normal(0, 0.08):.2f}", f"{hpa:.1f}",
-                f"{max(0.0, speed + random.normal(0, 0.35)):.1f}", f"{(origin + random.normal(0, 5)) % 360:.0f}",
-            ]  # fmt: skip
+                iso(t),
+                level,
+                f"{temperature(t) + random.normal(0, 0.08):.2f}",
+                f"{hpa:.1f}",
+                f"{max(0.0, speed + random.normal(0, 0.35)):.1f}",
+                f"{(origin + random.normal(0, 5)) % 360:.0f}",
+            ]
             if random.random() < 0.004:
                 row[2] = ""  # the thermometer did not answer
             out.writerow(row)
@@ -52,14 +55,19 @@ def tide(folder: Path, seed: int, *, every: int = 60) -> None:
 
 
 def gauge(folder: Path, seed: int) -> None:
-    """gauge/<hour>.tide: the same water as the instrument stores it, 12 bytes a reading, little-endian: u32 seconds since 1970, f32 level, f32 wind."""
+    """gauge/<hour>.tide: the same water as the instrument stores it.
+
+    A reading: [u32 seconds since 1970][f32 level in m][f32 wind in m/s], little-endian.
+    """
     random = rng(seed, "gauge")
     folder.mkdir(parents=True, exist_ok=True)
     start = int(MIDNIGHT.timestamp())
     for first in range(0, DAY, 6 * 3600):
         data = bytearray()
         for t in range(first, first + 6 * 3600, 30):
-            data += struct.pack("<Iff", start + t, sea_level(t) + random.normal(0, 0.006), max(0.0, wind(t)[0] + random.normal(0, 0.3)))
+            data += struct.pack(
+                "<Iff", start + t, sea_level(t) + random.normal(0, 0.006), max(0.0, wind(t)[0] + random.normal(0, 0.3))
+            )
         (folder / f"{first // 3600:02d}.tide").write_bytes(bytes(data))
 
 
@@ -75,8 +83,12 @@ def weather(folder: Path, seed: int, *, every: int = 60) -> None:
                 "station": "north-quay",
                 "temperature_degC": round(temperature(t) + 0.4 + random.normal(0, 0.1), 2),
                 "pressure_hPa": round(pressure(t) - 0.3 + random.normal(0, 0.04), 2),
-                "humidity_percent": round(float(np.clip(88 - 2.1 * (temperature(t) - 12) + random.normal(0, 1), 20, 100)), 1),
-                "rain_mm": round(max(0.0, 0.35 * float(np.exp(-(((t / 3600 - 13.55) / 0.4) ** 2))) + random.normal(0, 0.01)), 2),
+                "humidity_percent": round(
+                    float(np.clip(88 - 2.1 * (temperature(t) - 12) + random.normal(0, 1), 20, 100)), 1
+                ),
+                "rain_mm": round(
+                    max(0.0, 0.35 * float(np.exp(-(((t / 3600 - 13.55) / 0.4) ** 2))) + random.normal(0, 0.01)), 2
+                ),
             }
             if random.random() < 0.01:
                 row["humidity_percent"] = None
@@ -84,7 +96,7 @@ def weather(folder: Path, seed: int, *, every: int = 60) -> None:
 
 
 def buoy(folder: Path, seed: int, *, every: int = 10) -> None:
-    """buoy.parquet: waves and water outside the breakwater every ten seconds; null where the radio failed, NaN where the sensor did."""
+    """buoy.parquet: waves and water every ten seconds; null where the radio failed, NaN where the sensor did."""
     random = rng(seed, "buoy")
     folder.mkdir(parents=True, exist_ok=True)
     t = np.arange(0, DAY, every, dtype=np.int64)
@@ -109,7 +121,7 @@ def buoy(folder: Path, seed: int, *, every: int = 10) -> None:
 
 
 def _positions(ship: Ship) -> Iterator[tuple[float, float, float, float, float]]:
-    """(second, longitude, latitude, knots, heading) as often as AIS sends: every 10 s under way, every 3 minutes moored."""
+    """(second, longitude, latitude, knots, heading) as AIS sends: every 10 s under way, every 3 minutes moored."""
     t = 0.0
     while t < DAY:
         state = ship.at(t)
@@ -121,7 +133,11 @@ def _positions(ship: Ship) -> Iterator[tuple[float, float, float, float, float]]
 def ais(folder: Path, ships: list[Ship]) -> None:
     """ais.csv: what the receiver on the lighthouse heard from each ship, in the order of time."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = sorted((t, ship.mmsi, ship.name, lon, lat, knots, heading) for ship in ships for t, lon, lat, knots, heading in _positions(ship))
+    rows = sorted(
+        (t, ship.mmsi, ship.name, lon, lat, knots, heading)
+        for ship in ships
+        for t, lon, lat, knots, heading in _positions(ship)
+    )
     with open(folder / "ais.csv", "w", newline="", encoding="utf-8") as f:
         out = csv.writer(f)
         out.writerow(["t", "mmsi", "name", "lon", "lat", "sog_kn", "heading_deg"])
@@ -136,10 +152,17 @@ def gpx(folder: Path, ships: list[Ship]) -> None:
     runs: list[list[str]] = [[]]
     for t, lon, lat, knots, _ in _positions(pilot):
         if knots > 0.4:
-            runs[-1].append(f'      <trkpt lat="{lat:.6f}" lon="{lon:.6f}"><ele>{sea_level(t):.2f}</ele><time>{iso(t)}</time></trkpt>')
+            runs[-1].append(
+                f'      <trkpt lat="{lat:.6f}" lon="{lon:.6f}">'
+                f"<ele>{sea_level(t):.2f}</ele><time>{iso(t)}</time></trkpt>"
+            )
         elif runs[-1]:
             runs.append([])
-    tracks = "\n".join(f"  <trk>\n    <name>run {i}</name>\n    <trkseg>\n" + "\n".join(points) + "\n    </trkseg>\n  </trk>" for i, points in enumerate(runs, 1) if points)
+    tracks = "\n".join(
+        f"  <trk>\n    <name>run {i}</name>\n    <trkseg>\n" + "\n".join(points) + "\n    </trkseg>\n  </trk>"
+        for i, points in enumerate(runs, 1)
+        if points
+    )
     head = '<?xml version="1.0" encoding="UTF-8"?>\n<gpx version="1.1" creator="Vindsund Optik VO-N" xmlns="http://www.topografix.com/GPX/1/1">\n'
     text = f"{head}  <metadata><name>{pilot.name}</name><time>{iso(0)}</time></metadata>\n{tracks}\n</gpx>\n"
     (folder / "pilot.gpx").write_text(text, encoding="utf-8")

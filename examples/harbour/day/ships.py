@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
-
 from day.noise import Array
 
 
@@ -68,7 +68,7 @@ class Ship:
 def _tangents(track: list[tuple[float, float, float]]) -> list[tuple[float, float]]:
     """Velocity at each way point; zero at the ends and where the ship lies still."""
     out = [(0.0, 0.0)]
-    for (t0, x0, y0), (t1, x1, y1), (t2, x2, y2) in zip(track, track[1:], track[2:]):
+    for (t0, x0, y0), (_, x1, y1), (t2, x2, y2) in zip(track, track[1:], track[2:]):
         still = (x0, y0) == (x1, y1) or (x1, y1) == (x2, y2)
         out.append((0.0, 0.0) if still else ((x2 - x0) / (t2 - t0), (y2 - y0) / (t2 - t0)))
     return [*out, (0.0, 0.0)]
@@ -81,14 +81,25 @@ def _hermite(a: float, va: float, b: float, vb: float, span: float, u: float) ->
     return a + u * (span * va + u * (c2 + u * c3)), (span * va + u * (2 * c2 + 3 * u * c3)) / span
 
 
-_FAIRWAY_IN = [(3800, -1640), (2600, -1290), (1800, -1040), (1250, -860), (700, -700), (330, -560), (165, -370), (110, -180)]
+_FAIRWAY_IN = [
+    (3800, -1640),
+    (2600, -1290),
+    (1800, -1040),
+    (1250, -860),
+    (700, -700),
+    (330, -560),
+    (165, -370),
+    (110, -180),
+]
 
 
-def _voyage(start: str, points: list[tuple[float, float]], speed: float, *, slow: float = 1.0) -> list[tuple[float, float, float]]:
+def _voyage(
+    start: str, points: list[tuple[float, float]], speed: float, *, slow: float = 1.0
+) -> list[tuple[float, float, float]]:
     """Way points with times: `speed` m/s at sea, falling to `slow` times that at the last leg."""
     t = clock(start)
     out = [(t, points[0][0], points[0][1])]
-    for i, ((x0, y0), (x1, y1)) in enumerate(zip(points, points[1:])):
+    for i, ((x0, y0), (x1, y1)) in enumerate(pairwise(points)):
         share = (i + 1) / (len(points) - 1)
         t += np.hypot(x1 - x0, y1 - y0) / (speed * (1 + (slow - 1) * share))
         out.append((float(t), x1, y1))
@@ -111,31 +122,135 @@ def fleet() -> list[Ship]:
     ferry_out = [ferry_berth, (150, 250), (70, 190), (90, 20), *out]
     bulker_berth = (-235.0, 46.0)
     bulker_out = [bulker_berth, (-190, 20), (-80, -50), (80, -190), (260, -430), (700, -690), *out[4:]]
-    west = [trawl_berth, (380, 250), (360, 100), (370, -150), (250, -430), (-60, -640), (-650, -760), (-1900, -440), (-3900, -700)]
-    ring = [(395, 380), (372, 200), (380, -120), (600, -480), (1250, -700), (1480, -1180), (1250, -1800), (380, -1700), (100, -1150), (230, -640), (376, -260), (380, 100), (395, 380)]
-    ring_west = [(395, 330), (376, 150), (374, -200), (120, -680), (-420, -900), (-650, -1500), (-300, -1720), (240, -1500), (300, -800), (378, -280), (384, 120), (395, 330)]
+    west = [
+        trawl_berth,
+        (380, 250),
+        (360, 100),
+        (370, -150),
+        (250, -430),
+        (-60, -640),
+        (-650, -760),
+        (-1900, -440),
+        (-3900, -700),
+    ]
+    ring = [
+        (395, 380),
+        (372, 200),
+        (380, -120),
+        (600, -480),
+        (1250, -700),
+        (1480, -1180),
+        (1250, -1800),
+        (380, -1700),
+        (100, -1150),
+        (230, -640),
+        (376, -260),
+        (380, 100),
+        (395, 380),
+    ]
+    ring_west = [
+        (395, 330),
+        (376, 150),
+        (374, -200),
+        (120, -680),
+        (-420, -900),
+        (-650, -1500),
+        (-300, -1720),
+        (240, -1500),
+        (300, -800),
+        (378, -280),
+        (384, 120),
+        (395, 330),
+    ]
     return [
-        Ship("AAVA", 230_145_210, "ferry", 98, 17.5, (0.70, 0.71, 0.72), 0,
-             _tour([_voyage("05:53:20", ferry_in, 8.5, slow=0.42), _voyage("07:30", ferry_out, 2.6, slow=3.2), _voyage("15:12", ferry_in, 8.5, slow=0.42),
-                    _voyage("16:40", ferry_out, 2.6, slow=3.2), _voyage("20:05", ferry_in, 8.5, slow=0.42)]), (True, False)),
-        Ship("KALEVA TRADER", 230_992_410, "bulker", 138, 21, (0.07, 0.10, 0.17), 90,
-             _voyage("17:51", bulker_out, 2.4, slow=3.0), (False, True)),
-        Ship("SILAKKA", 230_040_770, "trawler", 24, 7, (0.05, 0.20, 0.13), 0,
-             _tour([_voyage("02:10", west, 4.6), _voyage("11:05", list(reversed(west)), 4.4, slow=0.6)])),
-        Ship("LUOTSI 3", 230_700_130, "pilot", 14, 4.4, (0.62, 0.16, 0.03), 0,
-             _tour([_voyage("05:31", [(408, 300), (380, 180), (372, -200), (640, -560), (1500, -900), (2300, -1150)], 9, slow=0.9),
-                    _voyage("05:58", [(2300, -1150), (1400, -960), (520, -560), (374, -180), (384, 160), (408, 300)], 10, slow=0.6),
+        Ship(
+            "AAVA",
+            230_145_210,
+            "ferry",
+            98,
+            17.5,
+            (0.70, 0.71, 0.72),
+            0,
+            _tour(
+                [
+                    _voyage("05:53:20", ferry_in, 8.5, slow=0.42),
+                    _voyage("07:30", ferry_out, 2.6, slow=3.2),
+                    _voyage("15:12", ferry_in, 8.5, slow=0.42),
+                    _voyage("16:40", ferry_out, 2.6, slow=3.2),
+                    _voyage("20:05", ferry_in, 8.5, slow=0.42),
+                ]
+            ),
+            (True, False),
+        ),
+        Ship(
+            "KALEVA TRADER",
+            230_992_410,
+            "bulker",
+            138,
+            21,
+            (0.07, 0.10, 0.17),
+            90,
+            _voyage("17:51", bulker_out, 2.4, slow=3.0),
+            (False, True),
+        ),
+        Ship(
+            "SILAKKA",
+            230_040_770,
+            "trawler",
+            24,
+            7,
+            (0.05, 0.20, 0.13),
+            0,
+            _tour([_voyage("02:10", west, 4.6), _voyage("11:05", list(reversed(west)), 4.4, slow=0.6)]),
+        ),
+        Ship(
+            "LUOTSI 3",
+            230_700_130,
+            "pilot",
+            14,
+            4.4,
+            (0.62, 0.16, 0.03),
+            0,
+            _tour(
+                [
+                    _voyage(
+                        "05:31",
+                        [(408, 300), (380, 180), (372, -200), (640, -560), (1500, -900), (2300, -1150)],
+                        9,
+                        slow=0.9,
+                    ),
+                    _voyage(
+                        "05:58",
+                        [(2300, -1150), (1400, -960), (520, -560), (374, -180), (384, 160), (408, 300)],
+                        10,
+                        slow=0.6,
+                    ),
                     _voyage("17:46", [(408, 300), (380, 150), (330, -250), (150, -330), (60, -190)], 6, slow=0.5),
                     _voyage("17:59", [(60, -190), (300, -520), (800, -780), (1700, -1080)], 6.5),
-                    _voyage("18:20", [(1700, -1080), (700, -640), (374, -170), (384, 160), (408, 300)], 9.5, slow=0.6)])),
-        Ship("JEHU", 230_611_900, "tug", 26, 9, (0.30, 0.05, 0.03), 90,
-             _tour([_voyage("17:40", [tug_berth, (60, 320), (40, 120), (-60, 20), (-140, 6)], 3.2, slow=0.5),
+                    _voyage("18:20", [(1700, -1080), (700, -640), (374, -170), (384, 160), (408, 300)], 9.5, slow=0.6),
+                ]
+            ),
+        ),
+        Ship(
+            "JEHU",
+            230_611_900,
+            "tug",
+            26,
+            9,
+            (0.30, 0.05, 0.03),
+            90,
+            _tour(
+                [
+                    _voyage("17:40", [tug_berth, (60, 320), (40, 120), (-60, 20), (-140, 6)], 3.2, slow=0.5),
                     _voyage("17:54", [(-140, 6), (-20, -80), (130, -230), (180, -330)], 2.4),
-                    _voyage("18:08", [(180, -330), (90, -60), (60, 250), tug_berth], 4, slow=0.5)])),
+                    _voyage("18:08", [(180, -330), (90, -60), (60, 250), tug_berth], 4, slow=0.5),
+                ]
+            ),
+        ),
         Ship("KAJAVA", 230_110_015, "yacht", 11, 3.4, (0.75, 0.75, 0.72), 0, _voyage("10:20", ring, 1.9)),
         Ship("VAAHTO", 230_110_048, "yacht", 9, 3.0, (0.10, 0.16, 0.34), 0, _voyage("12:40", ring_west, 1.55)),
         Ship("MERIHARAKKA", 230_110_077, "yacht", 12, 3.7, (0.72, 0.70, 0.62), 0, _voyage("14:55", ring, 2.1)),
-    ]  # fmt: skip
+    ]
 
 
 def in_ship_frame(x: Array, y: Array, state: State) -> tuple[Array, Array]:

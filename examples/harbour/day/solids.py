@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-
 from day.buildings import CONTAINERS, LIGHTHOUSE, QUAY_Z, QUAYS, ROOFS, WALLS, Building
 from day.noise import Array
 from day.ships import Ship, State
@@ -26,11 +26,22 @@ class Face:
     number: int = 0  #: makes the windows of one house differ from the next one's
 
 
-def _face(points: Sequence[Sequence[float]], colour: Colour, pattern: str = "plain", foot: float = 0.0, number: int = 0) -> Face:
+def _face(
+    points: Sequence[Sequence[float]], colour: Colour, pattern: str = "plain", foot: float = 0.0, number: int = 0
+) -> Face:
     return Face(np.array(points, np.float64), colour, pattern, foot, number)
 
 
-def prism(outline: Sequence[tuple[float, float]], low: float, high: float, colour: Colour, pattern: str = "plain", *, top: Colour | None = None, number: int = 0) -> Iterator[Face]:
+def prism(
+    outline: Sequence[tuple[float, float]],
+    low: float,
+    high: float,
+    colour: Colour,
+    pattern: str = "plain",
+    *,
+    top: Colour | None = None,
+    number: int = 0,
+) -> Iterator[Face]:
     """Walls around an outline, and its lid."""
     for (x0, y0), (x1, y1) in zip(outline, [*outline[1:], outline[0]]):
         yield _face([(x0, y0, low), (x1, y1, low), (x1, y1, high), (x0, y0, high)], colour, pattern, low, number)
@@ -49,11 +60,13 @@ def beam(a: Sequence[float], b: Sequence[float], width: float, colour: Colour) -
         yield Face(np.array([start + p, start + q, end + q, end + p]), colour)
 
 
-def tower(x: float, y: float, rings: Sequence[tuple[float, float]], colours: Sequence[Colour], sides: int = 14) -> Iterator[Face]:
+def tower(
+    x: float, y: float, rings: Sequence[tuple[float, float]], colours: Sequence[Colour], sides: int = 14
+) -> Iterator[Face]:
     """A round tower: `rings` are (height, radius), one colour between each two."""
     angles = np.arange(sides + 1) * 2 * np.pi / sides
     for (z0, r0), (z1, r1), colour in zip(rings, rings[1:], colours):
-        for a, b in zip(angles, angles[1:]):
+        for a, b in pairwise(angles):
             low = [(x + r0 * np.cos(c), y + r0 * np.sin(c), z0) for c in (a, b)]
             high = [(x + r1 * np.cos(c), y + r1 * np.sin(c), z1) for c in (b, a)]
             yield _face([*low, *high], colour, "lamp" if colour == LAMP else "plain", z0)
@@ -83,7 +96,11 @@ def house(b: Building, number: int) -> Iterator[Face]:
     for a, c in ((p0, p1), (p2, p3)):
         yield _face([(*a, low), (*c, low), (*c, high), (*a, high)], wall, b.pattern, b.base, number)
     for a, m, c in ((p1, m1, p2), (p3, m0, p0)):
-        gable = [(*a, low), (*c, low), (*c, high), (*a, high)] if spire else [(*a, low), (*c, low), (*c, high), (*m, peak), (*a, high)]
+        gable = (
+            [(*a, low), (*c, low), (*c, high), (*a, high)]
+            if spire
+            else [(*a, low), (*c, low), (*c, high), (*m, peak), (*a, high)]
+        )
         yield _face(gable, wall, b.pattern, b.base, number)
     if spire:
         for a, c in ((p0, p1), (p1, p2), (p2, p3), (p3, p0)):
@@ -108,7 +125,13 @@ def crane(x: float, y: float, slew: float) -> Iterator[Face]:
     for dx in (-5, 5):
         for dy in (-4.5, 4.5):
             yield from beam((x + dx, y + dy, z), (x + 0.55 * dx, y + 0.55 * dy, z + 15), 1.0, yellow)
-    yield from prism([(x - 3.6, y - 3.6), (x + 3.6, y - 3.6), (x + 3.6, y + 3.6), (x - 3.6, y + 3.6)], z + 14, z + 20, yellow, top=GREY)
+    yield from prism(
+        [(x - 3.6, y - 3.6), (x + 3.6, y - 3.6), (x + 3.6, y + 3.6), (x - 3.6, y + 3.6)],
+        z + 14,
+        z + 20,
+        yellow,
+        top=GREY,
+    )
     c, s = np.cos(np.radians(slew)), np.sin(np.radians(slew))
     tip, root, mast = (x + 31 * c, y + 31 * s, z + 41), (x + 3 * c, y + 3 * s, z + 19), (x - 2 * c, y - 2 * s, z + 33)
     yield from beam((x - 2 * c, y - 2 * s, z + 20), mast, 1.3, yellow)
@@ -130,9 +153,28 @@ def harbour(buildings: Sequence[Building]) -> list[Face]:
     for x, slew in ((-318, 238), (-150, 290)):
         faces += crane(x, 70, slew)
     for y in (-150, -120, -90):
-        faces += tower(282, y, [(QUAY_Z, 12.5), (QUAY_Z + 21, 12.5), (QUAY_Z + 25, 2.5)], [(0.60, 0.60, 0.57), (0.45, 0.46, 0.46)], 18)
+        faces += tower(
+            282,
+            y,
+            [(QUAY_Z, 12.5), (QUAY_Z + 21, 12.5), (QUAY_Z + 25, 2.5)],
+            [(0.60, 0.60, 0.57), (0.45, 0.46, 0.46)],
+            18,
+        )
     x, y = LIGHTHOUSE
-    rings = [(2.5, 6.5), (4.5, 6.0), (9.5, 3.5), (14.0, 3.25), (18.5, 3.0), (23.0, 2.75), (23.01, 4.0), (24.0, 4.0), (24.01, 1.9), (27.2, 1.9), (27.21, 2.5), (29.6, 0.2)]
+    rings = [
+        (2.5, 6.5),
+        (4.5, 6.0),
+        (9.5, 3.5),
+        (14.0, 3.25),
+        (18.5, 3.0),
+        (23.0, 2.75),
+        (23.01, 4.0),
+        (24.0, 4.0),
+        (24.01, 1.9),
+        (27.2, 1.9),
+        (27.21, 2.5),
+        (29.6, 0.2),
+    ]
     red = (0.42, 0.035, 0.025)
     faces += tower(x, y, rings, [GREY, WHITE, red, WHITE, red, DARK, DARK, DARK, LAMP, DARK, red], 20)
     for mx in range(-500, -60, 40):  # mooring bollards and lamp posts along the quay's edge
@@ -145,10 +187,16 @@ def harbour(buildings: Sequence[Building]) -> list[Face]:
 
 def lamp_posts() -> list[tuple[float, float]]:
     """Feet of the quay's lamps."""
-    return [*((float(x), 118.0) for x in range(-500, -70, 60)), *((float(x), 445.0) for x in range(-40, 240, 46)), *((247.0, float(y)) for y in range(-170, 420, 66))]
+    return [
+        *((float(x), 118.0) for x in range(-500, -70, 60)),
+        *((float(x), 445.0) for x in range(-40, 240, 46)),
+        *((247.0, float(y)) for y in range(-170, 420, 66)),
+    ]
 
 
-def _loft(outline: Sequence[tuple[float, float]], state: State, low: Sequence[float], high: Sequence[float]) -> list[tuple[list[float], list[float]]]:
+def _loft(
+    outline: Sequence[tuple[float, float]], state: State, low: Sequence[float], high: Sequence[float]
+) -> list[tuple[list[float], list[float]]]:
     """(low, high) point on the map of each corner of a hull outline in (ahead, starboard) metres; it widens upward."""
     angle = np.radians(state.heading)
     s, c = np.sin(angle), np.cos(angle)
@@ -162,20 +210,35 @@ def _loft(outline: Sequence[tuple[float, float]], state: State, low: Sequence[fl
 def ship(s: Ship, state: State, water: float) -> Iterator[Face]:
     """Hull with a pointed bow, decks, house, funnel and masts of a ship on water of that level."""
     half, b = s.length / 2, s.beam / 2
-    outline = [(-half, -0.8 * b), (-half * 0.92, -b), (half * 0.45, -b), (half * 0.78, -0.62 * b), (half, 0.0), (half * 0.78, 0.62 * b), (half * 0.45, b), (-half * 0.92, b), (-half, 0.8 * b)]
+    outline = [
+        (-half, -0.8 * b),
+        (-half * 0.92, -b),
+        (half * 0.45, -b),
+        (half * 0.78, -0.62 * b),
+        (half, 0.0),
+        (half * 0.78, 0.62 * b),
+        (half * 0.45, b),
+        (-half * 0.92, b),
+        (-half, 0.8 * b),
+    ]
     freeboard = {"ferry": 9.5, "bulker": 7.5, "trawler": 2.3, "pilot": 1.5, "tug": 1.9, "yacht": 1.0}[s.kind]
     sheer = [0.05, 0.0, 0.04, 0.16, 0.30, 0.16, 0.04, 0.0, 0.05]
     deck = [water + freeboard * (1 + k) for k in sheer]
     boot = [water + 0.14 * freeboard] * len(outline)
     below = _loft(outline, state, [water - 1.2] * len(outline), boot)
     sides = _loft(outline, state, boot, deck)
-    for ring, colour, pattern in ((below, (0.23, 0.03, 0.02), "plain"), (sides, s.hull, "ferry" if s.kind == "ferry" else "hull")):
+    for ring, colour, pattern in (
+        (below, (0.23, 0.03, 0.02), "plain"),
+        (sides, s.hull, "ferry" if s.kind == "ferry" else "hull"),
+    ):
         for i in range(len(ring)):
             (a0, a1), (b0, b1) = ring[i], ring[(i + 1) % len(ring)]
             yield _face([a0, b0, b1, a1], colour, pattern, water)
     for i in (1, 2, 3):  # the deck, as strips between both sides
         port0, port1, star0, star1 = sides[i][1], sides[i + 1][1], sides[8 - i][1], sides[8 - i - 1][1]
-        yield _face([port0, port1, star1, star0], (0.16, 0.22, 0.17) if s.kind in ("bulker", "trawler") else (0.30, 0.30, 0.29))
+        yield _face(
+            [port0, port1, star1, star0], (0.16, 0.22, 0.17) if s.kind in ("bulker", "trawler") else (0.30, 0.30, 0.29)
+        )
     yield _face([sides[0][1], sides[1][1], sides[7][1], sides[8][1]], (0.25, 0.26, 0.26))
     yield from _upper_works(s, state, water + freeboard)
 
@@ -187,9 +250,26 @@ def _upper_works(s: Ship, state: State, deck: float) -> Iterator[Face]:
     def at(ahead: float, side: float) -> tuple[float, float]:
         return state.x + ahead * sin + side * cos, state.y + ahead * cos - side * sin
 
-    def box(a0: float, a1: float, width: float, z0: float, z1: float, colour: Colour, pattern: str = "plain", top: Colour | None = None) -> Iterator[Face]:
+    def box(
+        a0: float,
+        a1: float,
+        width: float,
+        z0: float,
+        z1: float,
+        colour: Colour,
+        pattern: str = "plain",
+        top: Colour | None = None,
+    ) -> Iterator[Face]:
         w = width / 2
-        yield from prism([at(a0, -w), at(a0, w), at(a1, w), at(a1, -w)], deck + z0, deck + z1, colour, pattern, top=top, number=s.mmsi % 97)
+        yield from prism(
+            [at(a0, -w), at(a0, w), at(a1, w), at(a1, -w)],
+            deck + z0,
+            deck + z1,
+            colour,
+            pattern,
+            top=top,
+            number=s.mmsi % 97,
+        )
 
     def mast(ahead: float, height: float, width: float = 0.35) -> Iterator[Face]:
         yield from beam((*at(ahead, 0), deck), (*at(ahead, 0), deck + height), width, WHITE)
@@ -220,8 +300,19 @@ def _upper_works(s: Ship, state: State, deck: float) -> Iterator[Face]:
         sail = (0.86, 0.85, 0.80)
         belly = 0.09 * length if state.speed > 0.3 else 0.0
         if state.speed > 0.3:
-            yield _face([(*at(m, 0), deck + 1.2), (*at(clew, belly), deck + 1.3), (*at(m, 0.0), head)], sail, "sail", deck)
-            yield _face([(*at(tack, 0), deck + 0.6), (*at(m - 0.05 * length, belly), deck + 1.0), (*at(m + 0.01, 0), head * 0.86 + deck * 0.14)], (0.88, 0.87, 0.83), "sail", deck)
+            yield _face(
+                [(*at(m, 0), deck + 1.2), (*at(clew, belly), deck + 1.3), (*at(m, 0.0), head)], sail, "sail", deck
+            )
+            yield _face(
+                [
+                    (*at(tack, 0), deck + 0.6),
+                    (*at(m - 0.05 * length, belly), deck + 1.0),
+                    (*at(m + 0.01, 0), head * 0.86 + deck * 0.14),
+                ],
+                (0.88, 0.87, 0.83),
+                "sail",
+                deck,
+            )
         else:
             yield from beam((*at(m, 0), deck + 1.3), (*at(clew, 0), deck + 1.3), 0.4, (0.05, 0.09, 0.25))
         yield from box(-0.15 * length, 0.2 * length, 0.5 * beam_m, 0, 0.6, WHITE)
@@ -229,7 +320,16 @@ def _upper_works(s: Ship, state: State, deck: float) -> Iterator[Face]:
         size = {"trawler": (-0.05, 0.2, 3.2), "pilot": (-0.15, 0.22, 2.5), "tug": (-0.05, 0.25, 4.2)}[s.kind]
         colour = (0.70, 0.68, 0.62) if s.kind != "pilot" else (0.72, 0.70, 0.66)
         yield from box(size[0] * length, size[1] * length, 0.66 * beam_m, 0, size[2], colour, "cabin")
-        yield from box((size[0] + 0.05) * length, (size[1] - 0.02) * length, 0.6 * beam_m, size[2], size[2] + 2.2, colour, "bridge", (0.42, 0.05, 0.03))
+        yield from box(
+            (size[0] + 0.05) * length,
+            (size[1] - 0.02) * length,
+            0.6 * beam_m,
+            size[2],
+            size[2] + 2.2,
+            colour,
+            "bridge",
+            (0.42, 0.05, 0.03),
+        )
         yield from mast(0.5 * (size[0] + size[1]) * length, size[2] + 7, 0.25)
         if s.kind == "trawler":
             foot = at(-0.34 * length, 0)

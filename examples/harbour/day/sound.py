@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
 from day.light import wind
 from day.noise import Array, rng
 from day.ships import Ship
 
 #: Engine note in Hz, and loudness at 100 m, of each kind of ship.
-ENGINES = {"ferry": (46.0, 0.20), "bulker": (31.0, 0.22), "trawler": (62.0, 0.13), "pilot": (95.0, 0.10), "tug": (54.0, 0.16), "yacht": (120.0, 0.0)}
+ENGINES = {
+    "ferry": (46.0, 0.20),
+    "bulker": (31.0, 0.22),
+    "trawler": (62.0, 0.13),
+    "pilot": (95.0, 0.10),
+    "tug": (54.0, 0.16),
+    "yacht": (120.0, 0.0),
+}
 SOUND_SPEED = 340.0
 
 
@@ -49,7 +55,16 @@ def _gull(random: np.random.Generator, rate: int) -> Array:
 
 
 def record(
-    seed: int, name: str, t: float, seconds: float, rate: int, where: tuple[float, float], ships: list[Ship], horns: list[Horn], *, gulls: int = 6
+    seed: int,
+    name: str,
+    t: float,
+    seconds: float,
+    rate: int,
+    where: tuple[float, float],
+    ships: list[Ship],
+    horns: list[Horn],
+    *,
+    gulls: int = 6,
 ) -> Array:
     """float32 samples in [-1, 1] of a microphone at a point of the map from second `t` of the day on."""
     random = rng(seed, f"sound/{name}")
@@ -65,7 +80,10 @@ def record(
         x = clock - horn.t
         envelope = np.clip(x / 0.22, 0, 1) * np.clip((horn.length - x) / 0.35, 0, 1)
         if envelope.max() > 0:
-            tone = sum(np.sin(2 * np.pi * f * x) + 0.45 * np.sin(4 * np.pi * f * x) + 0.2 * np.sin(6 * np.pi * f * x) for f in horn.notes)
+            tone = sum(
+                np.sin(2 * np.pi * f * x) + 0.45 * np.sin(4 * np.pi * f * x) + 0.2 * np.sin(6 * np.pi * f * x)
+                for f in horn.notes
+            )
             blast = horn.loud * envelope * tone / len(horn.notes)
             out += blast
             late = int(1.9 * rate)  # the far shore answers
@@ -86,7 +104,9 @@ def _engine(ship: Ship, clock: Array, where: tuple[float, float], random: np.ran
     phase0 = random.uniform(0, 6.28)
     if not loud or all(s is None or s.speed < 0.3 for s in states):
         return np.zeros_like(clock)
-    distance = np.array([1e5 if s is None else max(25.0, float(np.hypot(s.x - where[0], s.y - where[1]))) for s in states])
+    distance = np.array(
+        [1e5 if s is None else max(25.0, float(np.hypot(s.x - where[0], s.y - where[1]))) for s in states]
+    )
     power = np.array([0.0 if s is None else min(1.0, 0.25 + s.speed / 9) for s in states])
     gain = np.interp(clock, knots, loud * power * 100 / distance)
     # Doppler: the note is heard as it was sent when the sound left.

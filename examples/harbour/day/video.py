@@ -1,4 +1,4 @@
-"""Films of the quay's cameras: H.264 with AAC sound at a constant rate, and two at rates that vary with what happens."""
+"""Films of the harbour's cameras: one at a constant rate, one whose rate varies with what happens, one of the day."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-
 from day.camera import Camera
 from day.clock import iso
 from day.noise import Array
@@ -63,7 +62,9 @@ def _h264() -> str:
     return "mpeg4"
 
 
-def write(path: Path, frames: Iterator[tuple[float, Array]], started: float, sound: Array | None, *, rate: int = 1000) -> None:
+def write(
+    path: Path, frames: Iterator[tuple[float, Array]], started: float, sound: Array | None, *, rate: int = 1000
+) -> None:
     """An MP4 of (seconds, RGB) frames, each shown from its own second on. `rate` is ticks a second of the time base."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as out:
@@ -103,8 +104,24 @@ def _film(view: View, started: float, times: list[float]) -> Iterator[tuple[floa
 def morning(folder: Path, studio: Studio, seconds: float = 16.0) -> None:
     """The ferry comes in past the breakwater: 6 frames a second, with sound and captions."""
     view = View(studio, LIGHTHOUSE, MORNING, seconds=seconds, scale=1.25)
-    sound = record(studio.place.seed, "morning", MORNING, seconds, RATE, (LIGHTHOUSE.x, LIGHTHOUSE.y), studio.ships, [MORNING_HORN], gulls=9)
-    write(folder / "lighthouse_morning.mp4", _film(view, MORNING, [k / 6 for k in range(round(seconds * 6))]), MORNING, sound, rate=6)
+    sound = record(
+        studio.place.seed,
+        "morning",
+        MORNING,
+        seconds,
+        RATE,
+        (LIGHTHOUSE.x, LIGHTHOUSE.y),
+        studio.ships,
+        [MORNING_HORN],
+        gulls=9,
+    )
+    write(
+        folder / "lighthouse_morning.mp4",
+        _film(view, MORNING, [k / 6 for k in range(round(seconds * 6))]),
+        MORNING,
+        sound,
+        rate=6,
+    )
     (folder / "lighthouse_morning.srt").write_text(srt(MORNING_CAPTIONS), encoding="utf-8")
 
 
@@ -113,7 +130,14 @@ def evening(folder: Path, studio: Studio, seconds: float = 24.0) -> None:
     times, t = [], 0.0
     while t < seconds:
         times.append(round(t, 3))
-        near = min((np.hypot(s.x - QUAY.x, s.y - QUAY.y) for s in (ship.at(EVENING + t) for ship in studio.ships) if s is not None and s.speed > 0.5), default=1e9)
+        near = min(
+            (
+                np.hypot(s.x - QUAY.x, s.y - QUAY.y)
+                for s in (ship.at(EVENING + t) for ship in studio.ships)
+                if s is not None and s.speed > 0.5
+            ),
+            default=1e9,
+        )
         t += 0.5 if near > 136 else 0.25 if near > 126 else 0.2
     view = View(studio, QUAY, EVENING, seconds=seconds, scale=1.25)
     sound = record(studio.place.seed, "evening", EVENING, seconds, RATE, (QUAY.x, QUAY.y), studio.ships, [], gulls=5)
@@ -122,7 +146,7 @@ def evening(folder: Path, studio: Studio, seconds: float = 24.0) -> None:
 
 
 def whole_day(folder: Path, studio: Studio, frames: int = 72) -> None:
-    """From before sunrise to after sunset in twelve seconds, without sound; the frames follow the light, not the clock."""
+    """From before sunrise to after sunset in twelve seconds, silent; the frames follow the light, not the clock."""
     first, last = clock("00:36"), clock("21:12")
     # More frames where the light changes fast, fewer at noon.
     share = np.linspace(0, 1, frames)

@@ -1,4 +1,4 @@
-"""A tokenizer for character-level models: each token is one Unicode code point, so every language costs one per letter."""
+"""A tokenizer for character-level models: each token is one Unicode code point, one per letter in any language."""
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,8 @@ class CodePoints(Tokenizer):
             try:
                 text = np.asarray(row, "<u4").tobytes().decode("utf-32-le")
             except UnicodeDecodeError as exc:
-                raise TokenizerError(f"row {i}: token {row[exc.start // 4]} is not a code point of Unicode text") from exc
+                raise TokenizerError(
+                    f"row {i}: token {row[exc.start // 4]} is not a code point of Unicode text"
+                ) from exc
             builder.add(locator=f'{{"row":{i}}}', text=text)
         return builder.finish()

@@ -1,4 +1,4 @@
-"""A connector for a tide gauge that stores 12 bytes a reading: u32 seconds since 1970, f32 level in m, f32 wind in m/s."""
+"""A connector for a tide gauge, which stores 12 bytes a reading: u32 seconds since 1970, f32 level, f32 wind."""
 
 import struct
 from pathlib import Path
@@ -24,5 +24,7 @@ class TideGauge(Connector):
             f.seek(after or 0)
             while block := f.read(512 * READING.size):
                 rows = [{"t": t * 1000, "level": level, "wind": wind} for t, level, wind in READING.iter_unpack(block)]
-                schema = pa.schema([("t", pa.timestamp("ms", tz="UTC")), ("level", pa.float32()), ("wind", pa.float32())])
+                schema = pa.schema(
+                    [("t", pa.timestamp("ms", tz="UTC")), ("level", pa.float32()), ("wind", pa.float32())]
+                )
                 yield Item(pa.RecordBatch.from_pylist(rows, schema), position=f.tell())
