@@ -25,7 +25,7 @@ from headrace.shards.state import State
 from headrace.shards.store import Store
 
 #: The folders that hold a dataset's files; anything else in the place is not ours to judge.
-_FOLDERS = ("data/", "quarantine/", "plan/", "carry/", "dedup/", "tokenizers/", "vocab/", "doctor/")
+_FOLDERS = ("data/", "quarantine/", "plan/", "fit/", "carry/", "dedup/", "tokenizers/", "vocab/", "doctor/")
 
 
 @dataclass(frozen=True)

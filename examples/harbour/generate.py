@@ -2,7 +2,7 @@
 
 14 June 2025 at Tuulisalmi (60.15 N, 24.95 E). Satellite scenes, camera films, photographs, sounds, instruments and
 bulletins all look at the same map (`day/place.py`), the same ships (`day/ships.py`) and the same sky and sea
-(`day/light.py`), so they agree on what was where and when. Nothing is downloaded; the same seed gives the same bytes with
+(`day/light.py`), so they agree on what was where and when. Nothing is downloaded; a seed gives the same bytes with
 the same library versions.
 """
 

@@ -86,6 +86,7 @@ def _topic2(name: str, kind: str, form: str, encoding: str, definition: str) -> 
 def _connect(path: str) -> sqlite3.Connection:
     try:
         database = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        database.text_factory = lambda raw: raw.decode("utf-8", "replace")
         database.execute("PRAGMA trusted_schema = OFF")
         database.execute("PRAGMA cell_size_check = ON")
         database.execute("PRAGMA mmap_size = 0")

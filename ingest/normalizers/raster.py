@@ -36,6 +36,7 @@ from headrace.schemas.record import Modality, RecordBuilder
 
 _BATCH_BYTES = 8 << 20
 _BATCH_ROWS = 32  # so that slow files are still seen to move
+_ALONE_BYTES = 4 << 20  # a tile of this size is a batch of its own, which shares its memory
 
 Window = tuple[int, int, int, int]  #: column, row, width, height
 
@@ -108,9 +109,13 @@ class RasterNormalizer(Normalizer):
                 yield from _flushed(builder)
                 yield Bad(exc.reason, exc.message, locator)
                 continue
-            if builder.payload_bytes + tile.pixels.nbytes > _BATCH_BYTES or len(builder) == _BATCH_ROWS:
+            alone = tile.pixels.nbytes >= _ALONE_BYTES
+            full = builder.payload_bytes + tile.pixels.nbytes > _BATCH_BYTES or len(builder) == _BATCH_ROWS
+            if alone or full:
                 yield from _flushed(builder)
             _add(builder, layer, tile, window, locator, outline)
+            if alone:
+                yield from _flushed(builder)
 
 
 def _add(

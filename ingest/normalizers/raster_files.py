@@ -14,7 +14,7 @@ from headrace.ingest.normalizers.raster_clouds import ClassMask, kind_of, wanted
 from headrace.ingest.normalizers.raster_errors import translated
 from headrace.ingest.normalizers.raster_gate import Admitted, admit, missing_codec
 from headrace.ingest.normalizers.raster_georeference import georeference_of
-from headrace.ingest.normalizers.raster_layer import Description, FileLayer, Layer, conversions
+from headrace.ingest.normalizers.raster_layer import Description, FileLayer, Layer, ReadAhead, conversions
 from headrace.ingest.normalizers.raster_open import RasterFile, environment
 from headrace.ingest.normalizers.raster_plan import Stack
 from headrace.ingest.normalizers.raster_selection import select
@@ -75,10 +75,27 @@ def _layer(reader: SheetReader, sheet: Sheet, admitted: Admitted, config: Any, l
         reason = "truncated" if truncated else "corrupt"
         if page is not None and missing_codec(page, opened=True):
             reason = f"unsupported:{missing_codec(page, opened=True)}"
-        layer = FileLayer(opened.dataset, bands, about, classes, reason)
+        layer = FileLayer(
+            opened.dataset, bands, about, classes=classes, reason=reason, ahead=_ahead(reader, opened, config)
+        )
     if layer.tile_bytes(config.tile) > limits.max_bytes // 4:
         raise RecordError("too_large", f"a tile of {len(bands)} bands takes {layer.tile_bytes(config.tile)} bytes")
     return layer
+
+
+def _ahead(reader: SheetReader, opened: OpenSheet, config: Any) -> ReadAhead | None:
+    """One for all times of a dataset."""
+    if len(opened.times) < 2:
+        return None
+    if reader.ahead is None or reader.ahead[0] is not opened.dataset:
+        chosen = []
+        for bands in opened.times:
+            try:
+                chosen.append(select(bands, config.bands))
+            except RecordError:  # told when this time's turn comes
+                chosen.append([])
+        reader.ahead = (opened.dataset, ReadAhead(opened.dataset, chosen))
+    return reader.ahead[1]
 
 
 def class_mask(bands: Sequence[Band], wanted: str) -> ClassMask | None:

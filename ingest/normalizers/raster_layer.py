@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from headrace.ingest.normalizers.raster_bands import Band
 from headrace.ingest.normalizers.raster_clouds import ClassMask
-from headrace.ingest.normalizers.raster_errors import translated
+from headrace.ingest.normalizers.raster_errors import failures, translated
 from headrace.ingest.normalizers.raster_georeference import Georeference
-from headrace.ingest.normalizers.raster_open import environment
 
 Bytes = npt.NDArray[np.uint8]
+
+_MOST_TIMES_AHEAD = 32
+_BYTES_AHEAD = 48 << 20
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,19 @@ class FileLayer:
     """Bands of one open rasterio dataset."""
 
     def __init__(
-        self, dataset: Any, bands: Sequence[Band], description: Description, classes: ClassMask | None, reason: str
+        self,
+        dataset: Any,
+        bands: Sequence[Band],
+        description: Description,
+        *,
+        classes: ClassMask | None = None,
+        reason: str = "corrupt",
+        ahead: ReadAhead | None = None,
     ) -> None:
         """classes: a band of the same dataset that tells clouds; reason: what a failed read most likely means."""
         self.description = description
         self.width, self.height = dataset.width, dataset.height
-        self._dataset, self._classes, self._reason = dataset, classes, reason
+        self._dataset, self._classes, self._reason, self._ahead = dataset, classes, reason, ahead
         self._indexes = [band.index for band in bands]
         self._dtype = common_dtype(bands)
         self._masked = MaskReader(dataset, bands)
@@ -83,14 +92,58 @@ class FileLayer:
 
         window = Window(column, row, width, height)
         what = f"reading {width} x {height} pixels at column {column}, row {row}"
-        with translated(what, self._reason), environment():
-            pixels = self._dataset.read(self._indexes, window=window, out_dtype=self._dtype)
+        with translated(what, self._reason):
+            pixels = self._ahead.take(self._indexes, window) if self._ahead is not None else None
+            if pixels is None:
+                pixels = self._dataset.read(self._indexes, window=window, out_dtype=self._dtype)
             valid = self._masked.read(window, pixels)
             if self._classes is None:
                 return Tile(pixels, valid)
             codes = self._dataset.read(self._classes.index, window=window)
         seen, cloud = self._classes.judge(codes)
         return Tile(pixels, valid & seen, cloud)
+
+
+class ReadAhead:
+    """Reads a window for several times of one dataset at once, because files are often stored along time.
+
+    One call for many bands also costs rasterio no more than one call for one: each looks at every band of the dataset,
+    of which a year of hours has thousands. What was read ahead lies here until its time comes.
+    """
+
+    def __init__(self, dataset: Any, times: Sequence[Sequence[Band]]) -> None:
+        """times: the chosen bands of each time, in the order in which they will be asked for."""
+        self._dataset = dataset
+        self._times = [[band.index for band in bands] for bands in times]
+        self._places = {indexes[0]: i for i, indexes in enumerate(self._times) if indexes}
+        dtypes = {common_dtype(bands) for bands in times if bands}
+        self._dtype = dtypes.pop() if len(dtypes) == 1 else None
+        item = self._dtype.itemsize if self._dtype is not None else 1
+        most = max((len(indexes) for indexes in self._times), default=1)
+        grid = dataset.width * dataset.height * item * max(1, most)
+        self._count = min(_MOST_TIMES_AHEAD, _BYTES_AHEAD // max(1, grid))
+        self._kept: dict[tuple[int, tuple[int, ...]], npt.NDArray[Any]] = {}
+
+    def take(self, indexes: Sequence[int], window: Any) -> npt.NDArray[Any] | None:
+        """The pixels of some bands that are one time; None where reading ahead does not pay or fails."""
+        first = self._places.get(indexes[0])
+        if self._dtype is None or self._count < 2 or first is None or self._times[first] != list(indexes):
+            return None
+        place = (window.col_off, window.row_off, window.width, window.height)
+        if (first, place) not in self._kept:
+            following = [i for i in range(first, min(first + self._count, len(self._times))) if self._times[i]]
+            flat = [index for i in following for index in self._times[i]]
+            # An earlier time that was never asked for again (another part's) would stay for ever.
+            self._kept = {key: pixels for key, pixels in self._kept.items() if key[0] >= first}
+            try:
+                pixels = self._dataset.read(flat, window=window, out_dtype=self._dtype)
+            except failures():
+                return None  # one of them is broken: each is then read for itself
+            start = 0
+            for i in following:
+                self._kept[i, place] = pixels[start : start + len(self._times[i])]
+                start += len(self._times[i])
+        return np.array(self._kept.pop((first, place)))
 
 
 class MaskReader:
@@ -101,11 +154,21 @@ class MaskReader:
         #: A band whose mask stands for all: that of the dataset, or the alpha band.
         self._shared = next((band.index for band in bands if band.masks & {"per_dataset", "alpha"}), None)
         self._unmasked = all("all_valid" in band.masks for band in bands)
+        self._nodata = _plain_nodata(bands)
 
     def read(self, window: Any, pixels: npt.NDArray[Any]) -> Bytes:
         """(height, width) of 0 and 1."""
-        floating = pixels.dtype.kind in "fc"
-        data = ~np.isnan(pixels) if floating else np.ones(pixels.shape, dtype=np.bool_)
+        if pixels.dtype.kind not in "fc":
+            if self._shared is not None:
+                valid = self._dataset.read_masks(self._shared, window=window) > 0
+            elif self._unmasked:
+                return np.ones(pixels.shape[1:], dtype=np.uint8)
+            elif self._nodata is not None:
+                valid = (pixels != self._nodata).any(axis=0)
+            else:
+                valid = self._dataset.read_masks(self._indexes, window=window).any(axis=0)
+            return np.ascontiguousarray(valid).view(np.uint8)
+        data = ~np.isnan(pixels)
         if self._shared is not None:
             valid = data.any(axis=0) & (self._dataset.read_masks(self._shared, window=window) > 0)
         elif self._unmasked:
@@ -113,6 +176,24 @@ class MaskReader:
         else:
             valid = (data & (self._dataset.read_masks(self._indexes, window=window) > 0)).any(axis=0)
         return np.ascontiguousarray(valid).view(np.uint8)
+
+
+def _plain_nodata(bands: Sequence[Band]) -> npt.NDArray[Any] | None:
+    """The nodata values of bands of small whole numbers, shaped to be compared with their pixels; else None.
+
+    There GDAL's own mask is that comparison. Floating point ones it compares with a tolerance, large ones otherwise.
+    """
+    kinds = {band.dtype for band in bands}
+    if len(kinds) != 1 or any(band.masks != {"nodata"} or band.nodata is None for band in bands):
+        return None
+    dtype = np.dtype(kinds.pop())
+    if dtype.kind not in "iu" or dtype.itemsize > 4:
+        return None
+    limits = np.iinfo(dtype)
+    values = [band.nodata or 0.0 for band in bands]
+    if not all(value == int(value) and limits.min <= value <= limits.max for value in values if np.isfinite(value)):
+        return None
+    return np.array(values).astype(dtype).reshape(-1, 1, 1) if np.isfinite(values).all() else None
 
 
 def common_dtype(bands: Sequence[Band]) -> Any:

@@ -44,6 +44,7 @@ class OpenSheet:
 
     dataset: Any
     bands: list[Band]
+    times: list[list[Band]]  #: the bands of all times of the dataset
 
 
 class SheetReader:
@@ -53,6 +54,7 @@ class SheetReader:
         self._file, self._limits, self._max_bands = file, limits, max_bands
         self._stack = ExitStack()
         self._opened: tuple[str | None, Any, list[list[Band]]] | None = None
+        self.ahead: tuple[Any, Any] | None = None  #: a dataset, and what was read ahead of it
 
     def plan(self) -> list[Sheet]:
         """All sheets. Raises: RecordError if the file itself cannot be opened."""
@@ -125,7 +127,7 @@ class SheetReader:
                 "inconsistent",
                 f"the header says {sheet.width} x {sheet.height} pixels, GDAL {dataset.width} x {dataset.height}",
             )
-        return OpenSheet(dataset, times[sheet.order])
+        return OpenSheet(dataset, times[sheet.order], times)
 
     def _dataset(self, name: str | None, driver: str | None) -> tuple[Any, list[list[Band]]]:
         if self._opened is None or self._opened[0] != name:
@@ -138,7 +140,7 @@ class SheetReader:
 
     def close(self) -> None:
         """Close what is open."""
-        self._opened = None
+        self._opened = self.ahead = None
         self._stack.close()
 
 

@@ -129,7 +129,7 @@ class BandReader:
     def read(self, window: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """(pixels, valid) of shape (height, width), as the file holds them. Raises: RecordError."""
         what = f"reading {self.source.name} from {self.source.blob.name}"
-        with translated(what, "truncated" if self.truncated else "corrupt"), environment():
+        with translated(what, "truncated" if self.truncated else "corrupt"):
             pixels = (self._vrt or self._dataset).read([self.source.index], window=window)
             valid = self._masked.read(window, pixels).view(np.bool_)
             if self._alpha is not None:

@@ -125,6 +125,7 @@ def _elements(data: bytes, config: SensorConfig) -> Events:
         text = data.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise RecordError("bad_encoding", f"byte {exc.start} of the JSON text is not UTF-8") from exc
+    strict_json.refuse_depth(data)
     table = RowTable(config, row_key="item")
     try:
         for ordinal, (start, end) in enumerate(strict_json.elements(text)):

@@ -166,7 +166,7 @@ class Pictures:
                 height=height,
                 format="rgb24",
                 src_colorspace=_MATRICES[look.matrix][1],
-                src_color_range=1,
+                src_color_range=_FULL if look.full_range else 1,
                 dst_color_range=_FULL,
                 interpolation=self._flags,
                 threads=1,

@@ -84,7 +84,7 @@ def read(data: bytes, name: str = "clip.srt", **config: Any) -> tuple[list[dict[
     return [m.to_pylist()[0] for m in made if not isinstance(m, Bad)], [m for m in made if isinstance(m, Bad)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(cue_lists(), st.sampled_from(["\n", "\r\n", "\r"]), st.booleans())
 def test_subrip_comes_back(cues: Cues, newline: str, counters: bool) -> None:
     wanted = [(s, e, strip_srt(t)) for s, e, t in cues]
@@ -94,13 +94,13 @@ def test_subrip_comes_back(cues: Cues, newline: str, counters: bool) -> None:
     assert plain(parse_srt(srt(cues, newline, counters))) == wanted
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(cue_lists())
 def test_webvtt_comes_back(cues: Cues) -> None:
     assert plain(parse_webvtt(webvtt(cues))) == cues
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(cue_lists())
 def test_ttml_comes_back(cues: Cues) -> None:
     transcript = parse_ttml(ttml(cues))

@@ -93,7 +93,7 @@ def chosen_by_hand(times: Sequence[Fraction], fps: Fraction) -> list[Fraction]:
     return list(dict.fromkeys(found))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     steps=st.lists(st.integers(1, 900), min_size=1, max_size=12),
     fps=st.sampled_from(["2", "1", "7", "0.3", "30000/1001", "24", "1000"]),

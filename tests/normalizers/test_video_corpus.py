@@ -35,6 +35,7 @@ FRAMES = [
     "video/exoplayer/avi/sample.avi",
     "video/exoplayer/flv/sample-with-key-frame-index.flv",
     "video/exoplayer/mp4/dolbyVision-hdr.MOV",
+    "video/exoplayer/mp4/h265_with_metadata_track.mp4",
     "video/exoplayer/mp4/sample_av1.mp4",
     "video/exoplayer/mp4/testvid_1022ms.mp4",
     "video/exoplayer/ts/sample_h262_mpeg_audio.ts",

@@ -98,14 +98,14 @@ def hurt(data: bytes, how: tuple[list[tuple[float, int]], float]) -> bytes:
     return bytes(broken)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(damage())
 @pytest.mark.parametrize("container", MOVIES)
 def test_a_damaged_movie_ends_in_records_or_reasons(container: str, how: Any) -> None:
     outcome(VideoNormalizer, hurt(movie(container), how), FORMATS.get(container, container))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(damage())
 @pytest.mark.parametrize("container", SOUNDS)
 def test_damaged_sound_ends_in_records_or_reasons(container: str, how: Any) -> None:

