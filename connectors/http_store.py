@@ -37,6 +37,10 @@ EVIDENCE = (
 )  # fmt: skip
 
 
+class RedirectRefused(SourceError):
+    """A server sent us to where data may not send us."""
+
+
 class HttpStore(Store):
     """The listed URLs under a root."""
 
@@ -83,6 +87,8 @@ class HttpStore(Store):
             return self.entry(id)
         except FileNotFoundError as exc:
             return Entry(id, 0, "missing", ("io_error", f"the server answered {exc}"))
+        except RedirectRefused as exc:
+            return Entry(id, 0, "refused", ("external_reference", str(exc)))
 
     def _url(self, id: str) -> str:
         query = self._queries.get(id, "")
@@ -126,6 +132,8 @@ class HttpStore(Store):
                     raise SourceChanged(f"{id} was replaced while it was read") from exc
                 if exc.code in (405, 501) and method == "HEAD":
                     return self.request(id, "GET", {"Range": "bytes=0-0"})
+                if 300 <= exc.code < 400:
+                    raise RedirectRefused(f"{id}: {exc.reason}") from exc
                 if exc.code < 500 and exc.code not in (408, 425, 429):
                     raise FileNotFoundError(f"{exc.code} {exc.reason}") from exc
                 failure: Exception = exc
@@ -292,7 +300,7 @@ def _opener(trusted: str) -> urllib.request.OpenerDirector:
         address = connection.sock.getpeername()[0]
         if not ipaddress.ip_address(address.partition("%")[0]).is_global:
             connection.close()
-            raise SourceError(f"a redirect led to {connection.host}, which is the private address {address}")
+            raise RedirectRefused(f"a redirect led to {connection.host}, which is the private address {address}")
 
     class Plain(http.client.HTTPConnection):
         def connect(self) -> None:
@@ -321,5 +329,5 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         scheme = urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (scheme == "http" and req.type == "https"):
-            raise SourceError(f"{without_secrets(req.full_url)} redirects to {without_secrets(newurl)}: refused")
+            raise RedirectRefused(f"{without_secrets(req.full_url)} redirects to {without_secrets(newurl)}: refused")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -71,11 +71,16 @@ def web_records(
 
 def _plain(stream: BinaryIO, begin: int) -> Iterator[WebRecord | WebDamage | WebEnd]:
     source = ByteSource.of_stream(stream, begin)
+
+    def end() -> Place:
+        _skip_blank(source)
+        return source.position, 0
+
     while True:
         _skip_blank(source)
         if source.at_end():
             return
-        yield from _one(source, (source.position, 0), lambda: (source.position, 0))
+        yield from _one(source, (source.position, 0), end)
 
 
 def _gzipped(stream: BinaryIO, place: Place, budget: Budget) -> Iterator[WebRecord | WebDamage | WebEnd]:

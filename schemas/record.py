@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -144,11 +145,13 @@ PROVENANCE: list[pa.Field] = [
 _MODALITY_KEY = b"headrace.modality"
 
 
+@cache
 def draft_schema(modality: Modality) -> pa.Schema:
     """What a normalizer of `modality` yields."""
     return pa.schema(DRAFT + PAYLOAD[modality], metadata={_MODALITY_KEY: modality.encode()})
 
 
+@cache
 def record_schema(modality: Modality) -> pa.Schema:
     """A draft completed with provenance: what tokenizers get."""
     return pa.schema(PROVENANCE + DRAFT + PAYLOAD[modality], metadata={_MODALITY_KEY: modality.encode()})
@@ -215,6 +218,8 @@ class RecordBuilder:
 
 
 def _column(field: pa.Field, values: list[Any]) -> pa.Array:
+    if all(v is None for v in values):
+        return pa.nulls(len(values), field.type)
     if field.type == pa.large_binary() and any(isinstance(v, np.ndarray) for v in values):
         return large_binary([None if v is None else np.ascontiguousarray(v) for v in values])
     if field.type in (

@@ -1,6 +1,6 @@
 """The Python API from end to end: build a dataset from a mapping, open it, read samples as Arrow, decode one.
 
-    python build_and_read.py FOLDER OUT       FOLDER holds *.jsonl files whose lines have a field `body`
+python build_and_read.py FOLDER OUT       FOLDER holds *.jsonl files whose lines have a field `body`
 """
 
 from __future__ import annotations

@@ -226,10 +226,16 @@ class Recording:
 
     def _raw(self, topic: Topic, number: int, data: bytes, t: int, source: str) -> Draft:
         columns = {
-            "locator": self._locator(topic, number), "event_time": t // 1000, "time_source": source,
-            "data": np.frombuffer(data, np.uint8), "dims": ["byte"], "schema_name": topic.schema or None,
-            "extra": self._extra(topic, {"encoding": topic.encoding, **({"undecoded": topic.note} if topic.note else {})}),
-        }  # fmt: skip
+            "locator": self._locator(topic, number),
+            "event_time": t // 1000,
+            "time_source": source,
+            "data": np.frombuffer(data, np.uint8),
+            "dims": ["byte"],
+            "schema_name": topic.schema or None,
+            "extra": self._extra(
+                topic, {"encoding": topic.encoding, **({"undecoded": topic.note} if topic.note else {})}
+            ),
+        }
         return Draft("tensor", columns, number)
 
     def _locator(self, topic: Topic, number: int) -> str:

@@ -1,9 +1,9 @@
 """MCAP recordings, read from front to back, so that a file without a summary, or one cut off, still gives its messages.
 
-(The seeking reader of the mcap package needs channels repeated in the summary; many writers leave them out.)
-Chunks are decompressed here, to at most what they declare and the limits allow, and their checksums verified. A chunk that
-is damaged costs its own messages. Attachments become tensors of their bytes, metadata records lines of text.
-Source: mcap.dev/spec.
+(The seeking reader of the mcap package needs channels repeated in the summary; many writers leave them out.) Chunks
+are decompressed here, to at most what they declare and the limits allow, and their checksums verified. A chunk that
+is damaged costs its own messages. Attachments become tensors of their bytes, metadata records lines of text. Source:
+mcap.dev/spec.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class McapLog:
         if size > self._limits.max_bytes or size > allowed:
             raise RecordError(
                 "bomb",
-                f"it declares {size} bytes from {len(chunk.data)}; at most {min(allowed, self._limits.max_bytes)} are read",
+                f"it declares {size} bytes from {len(chunk.data)}, more than the limits allow",
             )
         chunk.data = expand(chunk.compression, chunk.data, size)
         chunk.compression = ""

@@ -20,14 +20,24 @@ from headrace.schemas.record import modality_of, payload_views
 
 #: encoding → (dtype, channels, mode, order of the channels where it is not that of the mode)
 _ENCODINGS: dict[str, tuple[str, int, str, tuple[int, ...] | None]] = {
-    "rgb8": ("u1", 3, "RGB", None), "bgr8": ("u1", 3, "RGB", (2, 1, 0)),
-    "rgba8": ("u1", 4, "RGBA", None), "bgra8": ("u1", 4, "RGBA", (2, 1, 0, 3)),
-    "rgb16": ("u2", 3, "RGB", None), "bgr16": ("u2", 3, "RGB", (2, 1, 0)),
-    "mono8": ("u1", 1, "L", None), "mono16": ("u2", 1, "I;16", None), "8UC1": ("u1", 1, "L", None),
-    "8UC3": ("u1", 3, "RGB", (2, 1, 0)), "8UC4": ("u1", 4, "RGBA", (2, 1, 0, 3)), "16UC1": ("u2", 1, "I;16", None),
-    "32FC1": ("f4", 1, "F", None), "bayer_rggb8": ("u1", 1, "BAYER_RGGB", None), "bayer_bggr8": ("u1", 1, "BAYER_BGGR", None),
-    "bayer_gbrg8": ("u1", 1, "BAYER_GBRG", None), "bayer_grbg8": ("u1", 1, "BAYER_GRBG", None),
-}  # fmt: skip
+    "rgb8": ("u1", 3, "RGB", None),
+    "bgr8": ("u1", 3, "RGB", (2, 1, 0)),
+    "rgba8": ("u1", 4, "RGBA", None),
+    "bgra8": ("u1", 4, "RGBA", (2, 1, 0, 3)),
+    "rgb16": ("u2", 3, "RGB", None),
+    "bgr16": ("u2", 3, "RGB", (2, 1, 0)),
+    "mono8": ("u1", 1, "L", None),
+    "mono16": ("u2", 1, "I;16", None),
+    "8UC1": ("u1", 1, "L", None),
+    "8UC3": ("u1", 3, "RGB", (2, 1, 0)),
+    "8UC4": ("u1", 4, "RGBA", (2, 1, 0, 3)),
+    "16UC1": ("u2", 1, "I;16", None),
+    "32FC1": ("f4", 1, "F", None),
+    "bayer_rggb8": ("u1", 1, "BAYER_RGGB", None),
+    "bayer_bggr8": ("u1", 1, "BAYER_BGGR", None),
+    "bayer_gbrg8": ("u1", 1, "BAYER_GBRG", None),
+    "bayer_grbg8": ("u1", 1, "BAYER_GRBG", None),
+}
 _PICTURES = frozenset({"jpeg", "png", "webp", "bmp", "tiff", "gif", "ppm"})
 #: Columns of an image record that a message's picture keeps; place and time come from the message.
 _KEPT = ("mode", "transforms", "flags", "valid_fraction", "extra", "frame")

@@ -1,4 +1,4 @@
-"""Protobuf messages as plain objects, by the descriptors that the recording carries (a serialised FileDescriptorSet)."""
+"""Protobuf messages as plain objects, by the FileDescriptorSet that the recording carries."""
 
 from __future__ import annotations
 

@@ -28,9 +28,20 @@ MAX_DEFINITION = 1 << 20  #: characters
 MAX_DEPTH = 32
 MAX_ELEMENTS = 1 << 20  #: values that are no part of an array of numbers
 _CODES = {
-    "bool": "?", "byte": "b", "char": "B", "int8": "b", "uint8": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I",
-    "int64": "q", "uint64": "Q", "float32": "f", "float64": "d",
-}  # fmt: skip
+    "bool": "?",
+    "byte": "b",
+    "char": "B",
+    "int8": "b",
+    "uint8": "B",
+    "int16": "h",
+    "uint16": "H",
+    "int32": "i",
+    "uint32": "I",
+    "int64": "q",
+    "uint64": "Q",
+    "float32": "f",
+    "float64": "d",
+}
 
 
 def decoder(type_name: str, definition: str, form: str, *, cdr: bool) -> Decoder | None:

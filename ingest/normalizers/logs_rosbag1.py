@@ -1,9 +1,10 @@
-"""ROS 1 bags (version 2.0), read from front to back, so that one that was never closed (`.bag.active`) gives its messages.
+"""ROS 1 bags (version 2.0), read from front to back.
 
+So a bag that was never closed (`.bag.active`) gives its messages, too.
 Damage costs the chunk it is in, or what follows it. Layout, all numbers little endian:
 
-    #ROSBAG V2.0\\n, then records:   [u32][header: fields [u32][name=value] …] [u32][data]
-    op 2 message (conn, time)   5 chunk (compression, size; data: records)   7 connection (conn, topic; data: type, definition)
+    #ROSBAG V2.0\\n, then records:   [u32][header: fields [u32][name=value] …] [u32][data] op 2 message (conn, time)
+    5 chunk (compression, size; data: records)   7 connection (conn, topic; data: type, definition)
 
 Source: wiki.ros.org/Bags/Format/2.0.
 """

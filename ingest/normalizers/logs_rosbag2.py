@@ -39,7 +39,7 @@ class RosBag2:
         with _as_file(self._blob) as path, closing(_connect(path)) as database:
             try:
                 yield from self._rows(database)
-            except sqlite3.DatabaseError as exc:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as exc:  # the latter from SQLite's own messages
                 yield from self._recording.finish(("truncated",))
                 reason = "corrupt" if self._recording.messages == 0 else "truncated"
                 raise RecordError(reason, f"the database of the recording cannot be read on: {exc}") from exc

@@ -71,8 +71,13 @@ class Sound:
         return Draft(
             "audio",
             {
-                "locator": locator, "samples": samples, "rate": rate, "event_time": self._start // 1000, "event_end": end // 1000,
-                "time_source": self._time_source, "extra": canonical_json({"topic": self._topic}).decode(),
+                "locator": locator,
+                "samples": samples,
+                "rate": rate,
+                "event_time": self._start // 1000,
+                "event_end": end // 1000,
+                "time_source": self._time_source,
+                "extra": canonical_json({"topic": self._topic}).decode(),
             },
             self._last,
-        )  # fmt: skip
+        )

@@ -56,7 +56,7 @@ def read_tracks(media: Media, makers: Sequence[Callable[[], Reading]], *, last: 
         except RecordError as exc:
             failed.append(_placed(exc, track))
             del alive[packet.stream_index]
-        if track.done and all(other.done for other in alive.values()):
+        if all(other.done for other in alive.values()):  # none is left, or each is past its part
             break
     for track in list(alive.values()):
         try:

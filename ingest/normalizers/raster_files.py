@@ -75,9 +75,13 @@ def _layer(reader: SheetReader, sheet: Sheet, admitted: Admitted, config: Any, l
         reason = "truncated" if truncated else "corrupt"
         if page is not None and missing_codec(page, opened=True):
             reason = f"unsupported:{missing_codec(page, opened=True)}"
+        block = (page.block_width, page.block_height) if page is not None else None
+        if admitted.driver == "GRIB":  # a message is decoded as a whole
+            block = (sheet.width, sheet.height)
         layer = FileLayer(
-            opened.dataset, bands, about, classes=classes, reason=reason, ahead=_ahead(reader, opened, config)
-        )
+            opened.dataset, bands, about,
+            classes=classes, reason=reason, ahead=_ahead(reader, opened, config), block=block,
+        )  # fmt: skip
     if layer.tile_bytes(config.tile) > limits.max_bytes // 4:
         raise RecordError("too_large", f"a tile of {len(bands)} bands takes {layer.tile_bytes(config.tile)} bytes")
     return layer

@@ -17,11 +17,13 @@ from headrace.ingest.normalizers.raster_bands import Band
 from headrace.ingest.normalizers.raster_clouds import ClassMask
 from headrace.ingest.normalizers.raster_errors import failures, translated
 from headrace.ingest.normalizers.raster_georeference import Georeference
+from headrace.schemas.errors import RecordError
 
 Bytes = npt.NDArray[np.uint8]
 
 _MOST_TIMES_AHEAD = 32
 _BYTES_AHEAD = 48 << 20
+_MOST_TRIED = 16
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,20 @@ class FileLayer:
         classes: ClassMask | None = None,
         reason: str = "corrupt",
         ahead: ReadAhead | None = None,
+        block: tuple[int, int] | None = None,
     ) -> None:
-        """classes: a band of the same dataset that tells clouds; reason: what a failed read most likely means."""
+        """classes: a band of the same dataset that tells clouds; reason: what a failed read most likely means.
+
+        block: (columns, rows) of what is decoded at once, where that is more than GDAL says.
+        """
         self.description = description
         self.width, self.height = dataset.width, dataset.height
         self._dataset, self._classes, self._reason, self._ahead = dataset, classes, reason, ahead
         self._indexes = [band.index for band in bands]
         self._dtype = common_dtype(bands)
         self._masked = MaskReader(dataset, bands)
+        rows, columns = dataset.block_shapes[self._indexes[0] - 1]
+        self._broken = BrokenBlocks(*(block or (columns, rows)))
 
     def tile_bytes(self, tile: int) -> int:
         """The pixels of the largest tile."""
@@ -91,8 +99,21 @@ class FileLayer:
         from rasterio.windows import Window
 
         window = Window(column, row, width, height)
-        what = f"reading {width} x {height} pixels at column {column}, row {row}"
-        with translated(what, self._reason):
+        known = self._broken.at(column, row, width, height)
+        if known is not None:
+            raise RecordError(known.reason, f"{_place(window)}: its block failed before, {known.message}")
+        try:
+            return self._read(window)
+        except RecordError:
+            for left, top in self._broken.unknown(column, row, width, height):
+                try:
+                    self._read(Window(left, top, 1, 1))
+                except RecordError as exc:
+                    self._broken.add(left, top, exc)
+            raise
+
+    def _read(self, window: Any) -> Tile:
+        with translated(_place(window), self._reason):
             pixels = self._ahead.take(self._indexes, window) if self._ahead is not None else None
             if pixels is None:
                 pixels = self._dataset.read(self._indexes, window=window, out_dtype=self._dtype)
@@ -102,6 +123,41 @@ class FileLayer:
             codes = self._dataset.read(self._classes.index, window=window)
         seen, cloud = self._classes.judge(codes)
         return Tile(pixels, valid & seen, cloud)
+
+
+def _place(window: Any) -> str:
+    return f"reading {window.width} x {window.height} pixels at column {window.col_off}, row {window.row_off}"
+
+
+class BrokenBlocks:
+    """Blocks that failed, so that each is decoded in vain once and not once for every tile that it touches."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self._columns, self._rows = max(1, columns), max(1, rows)
+        self._found: dict[tuple[int, int], RecordError] = {}
+
+    def at(self, column: int, row: int, width: int, height: int) -> RecordError | None:
+        """What is known to be wrong with a window."""
+        if not self._found:
+            return None
+        blocks = self._blocks(column, row, width, height)
+        return next((self._found[block] for block in blocks if block in self._found), None)
+
+    def unknown(self, column: int, row: int, width: int, height: int) -> list[tuple[int, int]]:
+        """A pixel of each block of a window that failed; none where there are too many to try."""
+        blocks = self._blocks(column, row, width, height)
+        if len(blocks) > _MOST_TRIED:
+            return []
+        return [(max(x * self._columns, column), max(y * self._rows, row)) for x, y in blocks]
+
+    def add(self, column: int, row: int, error: RecordError) -> None:
+        """Remember that the block which holds a pixel failed."""
+        self._found[column // self._columns, row // self._rows] = error
+
+    def _blocks(self, column: int, row: int, width: int, height: int) -> list[tuple[int, int]]:
+        across = range(column // self._columns, (column + width - 1) // self._columns + 1)
+        down = range(row // self._rows, (row + height - 1) // self._rows + 1)
+        return [(x, y) for y in down for x in across]
 
 
 class ReadAhead:

@@ -50,6 +50,8 @@ class Page:
     bits: int
     compression: int
     subfile: int
+    block_width: int
+    block_height: int
     blocks: int
     blocks_missing: int
 
@@ -141,7 +143,7 @@ def _page(offset: int, tags: dict[int, _Entry], reader: _Reader) -> Page:
     compression = one(_COMPRESSION, 1)
     whole = (block_width * (1 if planar == 2 else samples) * bits + 7) // 8 * block_height if compression == 1 else None
     return Page(
-        offset, width, height, samples, bits, compression, one(_SUBFILE, 0), blocks,
+        offset, width, height, samples, bits, compression, one(_SUBFILE, 0), block_width, block_height, blocks,
         _missing(
             reader.values(offsets, blocks) if offsets else None,
             reader.values(counts, blocks) if counts else None,

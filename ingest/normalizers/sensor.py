@@ -1,7 +1,8 @@
 """Sensor readings of every kind: tables, tracks, flight logs and recordings of many topics, as windows of one channel.
 
-What it yields: `sensor` records; `text` for what is no number (rows as JSON lines, log messages); from recordings also
-`image`, `audio` and `tensor`. See sensor_series.py for the windows, sensor_clock.py for time, sensor_plan.py for columns.
+What it yields: `sensor` records; `text` for what is no number (rows as JSON lines, log messages); from recordings
+also `image`, `audio` and `tensor`. See sensor_series.py for the windows, sensor_clock.py for time, sensor_plan.py for
+columns.
 """
 
 from __future__ import annotations

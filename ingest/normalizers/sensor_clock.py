@@ -10,9 +10,9 @@ A `Clock` is chosen once, from the first chunk of a table, and then reads every 
     5. columns named year, month, day (hour, minute, second)
     6. nothing: the row's number, flagged `no_time`
 
-Numbers count units since 1970, by the size of the sample's median: below 1e8 they are no epoch but time elapsed since an
-unknown start (flag `relative_time`, unit from the header, else seconds); below 1e11 seconds, 1e14 milliseconds, 1e17
-microseconds, else nanoseconds. A unit in the name (`time_ms`, `t [us]`) or in `time_format` comes first.
+Numbers count units since 1970, by the size of the sample's median: below 1e8 they are no epoch but time elapsed since
+an unknown start (flag `relative_time`, unit from the header, else seconds); below 1e11 seconds, 1e14 milliseconds,
+1e17 microseconds, else nanoseconds. A unit in the name (`time_ms`, `t [us]`) or in `time_format` comes first.
 
 Stamps without a zone are in the settings' `timezone`, or UTC with the flag `naive_time`. Where a clock was set back an
 hour, the earlier reading is taken unless it would go back in file order and the later would not; readings that the
@@ -57,8 +57,18 @@ _TIMELIKE = re.compile(r"(^|[^a-z])(time|timestamp|date|datetime|utc|epoch)([^a-
 _SUFFIX = re.compile(
     r"[_\s.\-\[(](ns|nsec|nanos|us|usec|micros|ms|msec|millis|s|sec|secs|seconds|min|h|d|days)[\])]?$", re.IGNORECASE
 )
-_SUFFIX_UNIT = {"nsec": "ns", "nanos": "ns", "usec": "us", "micros": "us", "msec": "ms", "millis": "ms", "sec": "s", "secs": "s",
-                "seconds": "s", "days": "d"}  # fmt: skip
+_SUFFIX_UNIT = {
+    "nsec": "ns",
+    "nanos": "ns",
+    "usec": "us",
+    "micros": "us",
+    "msec": "ms",
+    "millis": "ms",
+    "sec": "s",
+    "secs": "s",
+    "seconds": "s",
+    "days": "d",
+}
 _CLOCK_TIME = r"^\s*\d{1,2}[:.]\d{2}([:.]\d{2}([.,]\d+)?)?(\s*[AaPp][Mm])?\s*$"
 #: Unit of an epoch → the size that it stays below (1e8 s is 1973, 1e11 s is the year 5138).
 _EPOCHS = (("s", 1e11), ("ms", 1e14), ("us", 1e17))
@@ -69,7 +79,7 @@ _FORMAT_UNITS = ("s", "ms", "us", "ns")
 
 @dataclass
 class Reading:
-    """Times of one chunk: `ok` False where there is none; `flags` hold for every record, `counts` for this chunk's rows."""
+    """Times of one chunk: `ok` False where there is none. `flags` hold for every record."""
 
     t: Int64
     ok: Bool
@@ -305,8 +315,14 @@ def _unit_of_name(name: str) -> str | None:
 
 def _parts_clock(batch: pa.RecordBatch, config: SensorConfig) -> Clock | None:
     by_name = {n.strip().lower(): n for n in reversed(batch.schema.names) if is_number(batch.schema.field(n).type)}
-    aliases = {"year": ("year", "yr", "yyyy"), "month": ("month", "mon", "mo"), "day": ("day", "dd"), "hour": ("hour", "hr", "hh"),
-               "minute": ("minute", "min", "mi"), "second": ("second", "sec", "ss")}  # fmt: skip
+    aliases = {
+        "year": ("year", "yr", "yyyy"),
+        "month": ("month", "mon", "mo"),
+        "day": ("day", "dd"),
+        "hour": ("hour", "hr", "hh"),
+        "minute": ("minute", "min", "mi"),
+        "second": ("second", "sec", "ss"),
+    }
     chosen: dict[str, str] = {}
     for part in PARTS:
         name = next((by_name[a] for a in aliases[part] if a in by_name), None)

@@ -82,7 +82,7 @@ def _is_textual(kind: pa.DataType) -> bool:
 
 
 def leaves(schema: pa.Schema, skip: Sequence[str] = ()) -> list[Leaf]:
-    """All leaves in schema order, without the top-level columns `skip`. Raises: RecordError `too_large`, `unsupported`."""
+    """All leaves in schema order, without the columns `skip`. Raises: RecordError `too_large`, `unsupported`."""
     found = [leaf for i, f in enumerate(schema) if f.name not in skip for leaf in _leaves(f, (i,), f.name, f.name)]
     if len(found) > MAX_LEAVES:
         raise RecordError("too_large", f"{len(found)} columns; at most {MAX_LEAVES} are read")
@@ -116,7 +116,7 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def check_names(schema: pa.Schema) -> None:
-    """Raises: UnicodeDecodeError if a name anywhere in the schema is not UTF-8 (pyarrow finds that when it is asked)."""
+    """Raises: UnicodeDecodeError if any name is not UTF-8; pyarrow finds that only when it is asked for the name."""
     level: list[pa.Field] = list(schema)
     for _ in range(4 * MAX_DEPTH):
         if not level:

@@ -21,7 +21,7 @@ class SensorConfig(NormalizerConfig):
 
     time: str | tuple[str, ...] | None = Field(
         None,
-        description="column of the time stamps; several are joined (date, clock) or are year, month, day, …; default: found",
+        description="column of the time stamps; or date and clock time, or year, month, day, …; default: found",
     )
     time_format: str | None = Field(
         None,
@@ -44,7 +44,7 @@ class SensorConfig(NormalizerConfig):
     )
     text: Literal["rows", "none"] | None = Field(
         None,
-        description="rows: what is no number becomes text, a JSON line a row; default rows, but none where `channels` are named",
+        description="rows: what is no number becomes JSON lines; default rows, but none where `channels` are named",
     )
     text_column: str | None = Field(None, description="take only this column as text, one record for each row")
     text_rows: int = Field(512, ge=1, le=1 << 20, description="rows in one text record")

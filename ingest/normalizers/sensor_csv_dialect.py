@@ -1,8 +1,8 @@
 """How a table of text is written: encoding, delimiter, decimal mark, names, units, and where the data begin.
 
-Understood before the data: a byte order mark, comment lines, free lines of a logger's header, one line of names (told by
-what stands below it), a line of units, and the four-line header of Campbell Scientific TOA5 files. What comes before the
-names is kept as `preamble`. All of it is read from the first 64 KiB.
+Understood before the data: a byte order mark, comment lines, free lines of a logger's header, one line of names (told
+by what stands below it), a line of units, and the four-line header of Campbell Scientific TOA5 files. What comes
+before the names is kept as `preamble`. All of it is read from the first 64 KiB.
 """
 
 from __future__ import annotations
@@ -104,9 +104,17 @@ def sniff(
     preamble = "".join([*comments, *(line for _, line in body[:first])]).encode("utf-8", "replace").decode()
     skipped = "".join(lines[:at])
     return Dialect(
-        encoding, delimiter, decimal, config.quote, _distinct(names, width), dict(zip(_distinct(names, width), units)) if units else {},
-        len(skipped.encode("utf-8", "surrogateescape")), len(lines[:at]), preamble, flags,
-    )  # fmt: skip
+        encoding,
+        delimiter,
+        decimal,
+        config.quote,
+        _distinct(names, width),
+        dict(zip(_distinct(names, width), units)) if units else {},
+        len(skipped.encode("utf-8", "surrogateescape")),
+        len(lines[:at]),
+        preamble,
+        flags,
+    )
 
 
 def _is_comment(line: str, config: SensorConfig) -> bool:

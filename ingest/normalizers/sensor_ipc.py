@@ -4,8 +4,9 @@ A file is read by its footer; one that lost its footer is read as the stream tha
 the batches it has, and is reported as truncated. Every batch is validated in full before it is used, because offsets in
 a hostile file may point anywhere.
 
-Arrow believes the lengths in a message, and the uncompressed size before each compressed buffer; here they are compared
-with the file and the limits first. What is read of the flatbuffers (apache/arrow format/Message.fbs, File.fbs), by field:
+Arrow believes the lengths in a message, and the uncompressed size before each compressed buffer; here they are
+compared with the file and the limits first. What is read of the flatbuffers (apache/arrow format/Message.fbs,
+File.fbs), by field:
 
     Message         0 version, 1 header type, 2 header, 3 body length
     RecordBatch     0 length, 1 nodes, 2 buffers: vector of struct {i64 offset, i64 length}, 3 compression

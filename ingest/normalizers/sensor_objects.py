@@ -1,4 +1,4 @@
-"""Objects as fields: flattening, numbers and their losses, JSON values, and fields as Arrow columns for finding the clock."""
+"""Objects as fields: flattening, numbers and their losses, JSON values, and fields as Arrow columns."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Text columns stay dictionaries while they are read, so a megabyte that every row refers to is held once. Checksums of
 pages are verified where the file has them. In a row group that cannot be read to its end the columns are read one by
-one: what decodes before the damage is kept, the rest is quarantined by column and range, and the next row group goes on.
+one: what decodes before the damage is kept, the rest is quarantined by column and range, and the next row group goes
+on.
 
 A file is refused before its pages are read where a row group declares more than `max_ratio` times the file's size, and
 while they are read where they grow beyond that (both only above 256 MiB, so that well compressed tables pass).
@@ -34,6 +35,9 @@ SALVAGE_ROWS = 1024
 MAX_SALVAGE = 256 << 20  #: declared bytes of a damaged row group that is still read column by column
 
 
+_CUT = ("too short", "unexpected end", "file size is", "only read", "read out of bounds", "truncated")
+
+
 @contextmanager
 def arrow_errors(what: str) -> Iterator[None]:
     """Turns what Arrow raises into RecordError."""
@@ -42,9 +46,7 @@ def arrow_errors(what: str) -> Iterator[None]:
     except RecordError:
         raise
     except pa.ArrowNotImplementedError as exc:
-        raise RecordError(
-            "unsupported:parquet" if "arquet" in what else "unsupported:arrow", f"{what}: {_short(exc)}"
-        ) from exc
+        raise RecordError(_form(what), f"{what}: {_short(exc)}") from exc
     except (MemoryError, pa.ArrowCapacityError) as exc:
         raise RecordError("too_large", f"{what} asks for more memory than there is: {_short(exc)}") from exc
     except UnicodeDecodeError as exc:
@@ -61,21 +63,23 @@ def arrow_errors(what: str) -> Iterator[None]:
         TypeError,
         struct.error,
     ) as exc:
-        raise RecordError(_reason(str(exc)), f"{what}: {_short(exc)}") from exc
+        raise RecordError(_reason(str(exc), what), f"{what}: {_short(exc)}") from exc
 
 
-def _reason(message: str) -> str:
+def _form(what: str) -> str:
+    return "unsupported:parquet" if "Parquet" in what else "unsupported:arrow"
+
+
+def _reason(message: str, what: str) -> str:
+    """What a message of Arrow's means: its classes do not tell damage from what is not built in."""
     lowered = message.lower()
-    if "not yet implemented" in lowered:
-        return "unsupported:parquet"
     if "checksum" in lowered or "crc" in lowered:
         return "checksum"
-    if "unsupported" in lowered or "not supported" in lowered or "not implemented" in lowered:
-        return "corrupt" if "codec value" in lowered or "future metadataversion" in lowered else "unsupported:parquet"
-    if any(
-        word in lowered
-        for word in ("too short", "unexpected end", "file size is", "only read", "read out of bounds", "truncated")
-    ):
+    if "codec value" in lowered or "future metadataversion" in lowered:
+        return "corrupt"
+    if any(word in lowered for word in ("unsupported", "not supported", "not implemented", "not yet implemented")):
+        return _form(what)
+    if any(word in lowered for word in _CUT):
         return "truncated"
     return "corrupt"
 
@@ -153,7 +157,7 @@ class ParquetTable:
             if declared > allowed:
                 raise RecordError(
                     "bomb",
-                    f"row group {index} declares {declared} bytes in a file of {self._size}; at most {allowed} are read",
+                    f"row group {index} declares {declared} bytes in a file of {self._size}, more than {allowed}",
                 )
 
     def chunks(self) -> Iterator[Chunk]:
@@ -298,7 +302,7 @@ def _dictionaries(file: Any) -> list[str]:
 
 
 def _expanding(metadata: Any) -> bool:
-    """Whether a column's encoding lets a few bytes stand for a long value in every row (prefixes of DELTA_BYTE_ARRAY)."""
+    """Whether a column's encoding lets a few bytes stand for a long value in every row: prefixes of the one before."""
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     return any("DELTA_BYTE_ARRAY" in g.column(i).encodings for g in groups for i in range(g.num_columns))
 

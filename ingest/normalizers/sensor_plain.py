@@ -1,4 +1,4 @@
-"""Arrow arrays as plain JSON values, for rows that are text: no pandas, no lossy detour, nothing a JSON line cannot hold.
+"""Arrow arrays as plain JSON values, for rows that are text: nothing is lost that a JSON line can hold.
 
 Bytes that are UTF-8 stay text, other bytes become `base64:…`; decimals, times and durations are written out as strings;
 infinite numbers and NaN become the strings "Infinity", "-Infinity", "NaN"; maps become objects where their keys are

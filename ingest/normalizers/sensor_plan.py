@@ -23,13 +23,56 @@ from headrace.ingest.normalizers.sensor_units import to_ucum
 from headrace.schemas.errors import RecordError
 
 DEVICE_NAMES = frozenset(
-    "device device_id deviceid device_name sensor sensor_id sensorid station station_id stationid station_name site site_id "
-    "instance instance_id host hostname node node_id machine machine_id asset asset_id vehicle vehicle_id meter meter_id buoy "
-    "buoy_id series series_id unique_id item_id mmsi imei location location_id well well_id turbine turbine_id patient_id".split()
+    [
+        "device",
+        "device_id",
+        "deviceid",
+        "device_name",
+        "sensor",
+        "sensor_id",
+        "sensorid",
+        "station",
+        "station_id",
+        "stationid",
+        "station_name",
+        "site",
+        "site_id",
+        "instance",
+        "instance_id",
+        "host",
+        "hostname",
+        "node",
+        "node_id",
+        "machine",
+        "machine_id",
+        "asset",
+        "asset_id",
+        "vehicle",
+        "vehicle_id",
+        "meter",
+        "meter_id",
+        "buoy",
+        "buoy_id",
+        "series",
+        "series_id",
+        "unique_id",
+        "item_id",
+        "mmsi",
+        "imei",
+        "location",
+        "location_id",
+        "well",
+        "well_id",
+        "turbine",
+        "turbine_id",
+        "patient_id",
+    ]
 )
-CHANNEL_NAMES = frozenset("parameter variable metric measurement channel signal quantity tag element indicator".split())
-VALUE_NAMES = frozenset("value val reading result measurement data_value y".split())
-UNIT_NAMES = frozenset("unit units uom".split())
+CHANNEL_NAMES = frozenset(
+    ["parameter", "variable", "metric", "measurement", "channel", "signal", "quantity", "tag", "element", "indicator"]
+)
+VALUE_NAMES = frozenset(["value", "val", "reading", "result", "measurement", "data_value", "y"])
+UNIT_NAMES = frozenset(["unit", "units", "uom"])
 LATITUDES = ("lat", "latitude", "lat_deg", "gps_lat", "gps_latitude", "position_lat")
 LONGITUDES = ("lon", "lng", "long", "longitude", "lon_deg", "gps_lon", "gps_lng", "gps_longitude", "position_long")
 

@@ -57,8 +57,9 @@ class RowTable:
     """The open windows of rows that are objects.
 
     place: what locators hold besides. prefix: goes before channel names. row_key: what `Row.number` counts.
-    time_source: where the rows' own `t` comes from; None: the clock is found in the fields. absolute: `t` are moments.
-    clock: the clock of the fields, where the caller knows it. changes_only: a line of text only where a text field differs from the line before (logs repeat theirs).
+    time_source: where the rows' own `t` comes from; None: the clock is found in the fields. absolute: `t` are
+    moments. clock: the clock of the fields, where the caller knows it. changes_only: a line of text only where a text
+    field differs from the line before (logs repeat theirs).
     """
 
     def __init__(

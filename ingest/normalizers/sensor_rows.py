@@ -84,7 +84,7 @@ class BadRow:
 
 
 class BadRuns:
-    """Joins bad rows that follow each other with one reason, so that a broken stretch is one piece of news, not 10,000."""
+    """Joins bad rows that follow each other with one reason: a broken stretch is one piece of news, not 10,000."""
 
     def __init__(self) -> None:
         self._open: BadRow | None = None

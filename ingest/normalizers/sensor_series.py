@@ -9,8 +9,8 @@ each against the row before it in the series, also across the cut:
     non_finite:N       N values are infinite (kept, but not valid)
     lossy_int64        an integer beyond 2^53 has no exact float64
 
-The sampling period is the declared one, or the (lower) median of the window's positive steps; a window with fewer than 16 such
-steps uses the period of the window before, if there is one. It is kept as `period_ns` in `extra`.
+The sampling period is the declared one, or the (lower) median of the window's positive steps; a window with fewer
+than 16 such steps uses the period of the window before, if there is one. It is kept as `period_ns` in `extra`.
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ MAX_SLICE = 8 << 20  #: bytes of text taken from a chunk at once
 
 @dataclass
 class Chunk:
-    """Some rows of a table. `rows`: their numbers in the object; `raw(i)`: where row i of the batch stands, and its bytes.
+    """Some rows of a table.
 
+    rows: their numbers in the object. raw(i): where row i of the batch stands, and its bytes.
     damaged: top-level column → how many rows of it could be read; the others hold nulls. lossy: column → rows whose
     number lost bits before it came here.
     """
@@ -51,8 +52,8 @@ class Chunk:
 class Source(Protocol):
     """What reads a table: its chunks in file order, and what it knows besides; complete when the first chunk is there.
 
-    units: column → its unit as it is written. position: the columns latitude and longitude. max_text: characters of text
-    that may come out of it.
+    units: column → its unit as it is written. position: the columns latitude and longitude. max_text: characters of
+    text that may come out of it.
     """
 
     flags: tuple[str, ...]
@@ -154,7 +155,7 @@ class Table:
         if not present:
             return BadRow(int(chunk.rows[index]), "no_time", f"row {chunk.rows[index]} has no {names}", locator, data)
         shown = [chunk.batch.column(n)[index] for n in self.plan.clock.columns]
-        message = f"{names} is {' '.join(map(str, shown))[:100]!r}, which is no time between 1678 and 2261 as the rows before it are"
+        message = f"{names} is {' '.join(map(str, shown))[:100]!r}, no time between 1678 and 2261 as other rows have"
         return BadRow(int(chunk.rows[index]), "wrong_type", message, locator, data)
 
     def _samples(self, chunk: Chunk, rows: Int64, reading: sensor_clock.Reading) -> Iterator[Draft]:
@@ -293,7 +294,7 @@ def _take(values: Values, rows: Int64) -> Values:
 
 
 def _slices(batch: pa.RecordBatch, shown: Sequence[Leaf]) -> Iterator[tuple[int, int]]:
-    """Row ranges whose text takes at most MAX_SLICE bytes: one dictionary entry may stand for megabytes in every row."""
+    """Row ranges whose text takes at most MAX_SLICE bytes: a dictionary entry may stand for megabytes in every row."""
     sizes = np.full(batch.num_rows, 64, dtype=np.int64)
     for leaf in shown:
         array = leaf.read(batch)

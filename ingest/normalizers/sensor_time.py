@@ -32,14 +32,23 @@ _DAY = r"(?:[A-Za-z]{3,9}\.?,?\s+)?"
 #: Layout → pattern. Unnamed parts of a date stay empty, and empty counts as the start of the larger part.
 LAYOUTS: dict[str, str] = {
     "ymd": r"^\s*(?P<y>\d{4})[-/.](?P<mo>\d{1,2})(?:[-/.](?P<d>\d{1,2}))?(?:[T \t_]+" + _CLOCK + r")?\s*$",
-    "compact": r"^\s*(?P<y>\d{4})(?P<mo>\d{2})(?P<d>\d{2})(?:[T _-]?(?P<h>\d{2})(?P<mi>\d{2})(?:(?P<s>\d{2})(?:[.,](?P<f>\d{1,9})\d*)?)?"
+    "compact": r"^\s*(?P<y>\d{4})(?P<mo>\d{2})(?P<d>\d{2})"
+    r"(?:[T _-]?(?P<h>\d{2})(?P<mi>\d{2})(?:(?P<s>\d{2})(?:[.,](?P<f>\d{1,9})\d*)?)?"
     r"(?P<z>[Zz]|[+-]\d{2}:?\d{2})?)?\s*$",
     "mdy": r"^\s*(?P<mo>\d{1,2})[-/.](?P<d>\d{1,2})[-/.](?P<y>\d{4}|\d{2})(?:[T ,]+" + _CLOCK + r")?\s*$",
     "dmy": r"^\s*(?P<d>\d{1,2})[-/.](?P<mo>\d{1,2})[-/.](?P<y>\d{4}|\d{2})(?:[T ,]+" + _CLOCK + r")?\s*$",
-    "d-month-y": r"^\s*" + _DAY + r"(?P<d>\d{1,2})[- ](?P<mon>[A-Za-z]{3,9})\.?[- ,]+(?P<y>\d{4}|\d{2})(?:[T ,:]+" + _CLOCK + r")?\s*$",
-    "month-d-y": r"^\s*" + _DAY + r"(?P<mon>[A-Za-z]{3,9})\.?\s+(?P<d>\d{1,2}),?\s+(?P<y>\d{4})(?:[T ,]+" + _CLOCK + r")?\s*$",
+    "d-month-y": r"^\s*"
+    + _DAY
+    + r"(?P<d>\d{1,2})[- ](?P<mon>[A-Za-z]{3,9})\.?[- ,]+(?P<y>\d{4}|\d{2})(?:[T ,:]+"
+    + _CLOCK
+    + r")?\s*$",
+    "month-d-y": r"^\s*"
+    + _DAY
+    + r"(?P<mon>[A-Za-z]{3,9})\.?\s+(?P<d>\d{1,2}),?\s+(?P<y>\d{4})(?:[T ,]+"
+    + _CLOCK
+    + r")?\s*$",
     "ctime": r"^\s*[A-Za-z]{3}\s+(?P<mon>[A-Za-z]{3})\s+(?P<d>\d{1,2})\s+" + _CLOCK + r"\s+(?P<y>\d{4})\s*$",
-}  # fmt: skip
+}
 _ORDER = ("ymd", "compact", "d-month-y", "month-d-y", "ctime", "mdy", "dmy")
 _MONTHS = {
     name: i + 1
@@ -48,12 +57,28 @@ _MONTHS = {
 
 #: strptime directive → pattern, for `time_format` patterns.
 _DIRECTIVES = {
-    "Y": r"(?P<y>\d{4})", "y": r"(?P<y>\d{2})", "m": r"(?P<mo>\d{1,2})", "d": r"(?P<d>\d{1,2})", "e": r"\s?(?P<d>\d{1,2})",
-    "H": r"(?P<h>\d{1,2})", "I": r"(?P<h>\d{1,2})", "M": r"(?P<mi>\d{1,2})", "S": r"(?P<s>\d{1,2})", "f": r"(?P<f>\d{1,9})\d*",
-    "p": r"(?P<ap>[AaPp]\.?[Mm]\.?)", "b": r"(?P<mon>[A-Za-z]{3,9})", "B": r"(?P<mon>[A-Za-z]{3,9})",
-    "z": r"(?P<z>[Zz]|[+-]\d{2}:?\d{2})", "Z": r"(?P<z>UTC|GMT|Z)", "a": r"[A-Za-z]+", "A": r"[A-Za-z]+", "j": r"(?P<j>\d{1,3})",
-    "%": "%", "T": r"(?P<h>\d{1,2}):(?P<mi>\d{2}):(?P<s>\d{2})", "F": r"(?P<y>\d{4})-(?P<mo>\d{1,2})-(?P<d>\d{1,2})",
-}  # fmt: skip
+    "Y": r"(?P<y>\d{4})",
+    "y": r"(?P<y>\d{2})",
+    "m": r"(?P<mo>\d{1,2})",
+    "d": r"(?P<d>\d{1,2})",
+    "e": r"\s?(?P<d>\d{1,2})",
+    "H": r"(?P<h>\d{1,2})",
+    "I": r"(?P<h>\d{1,2})",
+    "M": r"(?P<mi>\d{1,2})",
+    "S": r"(?P<s>\d{1,2})",
+    "f": r"(?P<f>\d{1,9})\d*",
+    "p": r"(?P<ap>[AaPp]\.?[Mm]\.?)",
+    "b": r"(?P<mon>[A-Za-z]{3,9})",
+    "B": r"(?P<mon>[A-Za-z]{3,9})",
+    "z": r"(?P<z>[Zz]|[+-]\d{2}:?\d{2})",
+    "Z": r"(?P<z>UTC|GMT|Z)",
+    "a": r"[A-Za-z]+",
+    "A": r"[A-Za-z]+",
+    "j": r"(?P<j>\d{1,3})",
+    "%": "%",
+    "T": r"(?P<h>\d{1,2}):(?P<mi>\d{2}):(?P<s>\d{2})",
+    "F": r"(?P<y>\d{4})-(?P<mo>\d{1,2})-(?P<d>\d{1,2})",
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +102,7 @@ def pattern_of(time_format: str) -> str:
             directive = time_format[position : position + 1]
             if directive not in _DIRECTIVES:
                 raise ValueError(
-                    f"time_format {time_format!r}: %{directive} is not supported; known are {' '.join(sorted(_DIRECTIVES))}"
+                    f"time_format {time_format!r}: %{directive} is not known; {' '.join(sorted(_DIRECTIVES))} are"
                 )
             out.append(_DIRECTIVES[directive])
         else:

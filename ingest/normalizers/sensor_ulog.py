@@ -4,8 +4,8 @@ The log counts microseconds since boot. The first GPS message with a UTC time te
 are relative. Nested types are flattened with dots, arrays with indices; fields of characters and log messages become
 text, parameters and information one record of text. Where a message cannot be, reading goes on at the next sync mark.
 
-    16 bytes: "ULog" 01 12 35 | version | u64 µs         then messages: u16 size | u8 type | size bytes
-    F format  A subscribe  R unsubscribe  D data  L, C log lines  I, M information  P, Q parameters  B flags  S sync  O dropout
+    16 bytes: "ULog" 01 12 35 | version | u64 µs         then messages: u16 size | u8 type | size bytes F format  A
+    subscribe  R unsubscribe  D data  L, C log lines  I, M information  P, Q parameters  B flags  S sync  O dropout
 
 Source: docs.px4.io, "ULog File Format".
 """
@@ -32,9 +32,19 @@ Events = Iterator[Draft | Bad]
 MAGIC = b"ULog\x01\x12\x35"
 SYNC = b"\x2f\x73\x13\x20\x25\x0c\xbb\x12"
 _TYPES = {
-    "int8_t": "i1", "uint8_t": "u1", "int16_t": "<i2", "uint16_t": "<u2", "int32_t": "<i4", "uint32_t": "<u4", "int64_t": "<i8",
-    "uint64_t": "<u8", "float": "<f4", "double": "<f8", "bool": "u1", "char": "S1",
-}  # fmt: skip
+    "int8_t": "i1",
+    "uint8_t": "u1",
+    "int16_t": "<i2",
+    "uint16_t": "<u2",
+    "int32_t": "<i4",
+    "uint32_t": "<u4",
+    "int64_t": "<i8",
+    "uint64_t": "<u8",
+    "float": "<f4",
+    "double": "<f8",
+    "bool": "u1",
+    "char": "S1",
+}
 _KNOWN = frozenset(b"BFIMPQARDLCSO")
 _LEVELS = ("EMERGENCY", "ALERT", "CRITICAL", "ERROR", "WARNING", "NOTICE", "INFO", "DEBUG")
 MAX_FIELDS = 4096  #: of one topic, nested ones counted
@@ -125,7 +135,7 @@ class UlogLog:
     # the file ---------------------------------------------------------------------------------------------------------
 
     def _messages(self, bad: list[Bad] | None) -> Iterator[tuple[bytes, bytes, int]]:
-        """(type, body, offset) of every message; where none can be, what lies before the next sync mark goes to `bad`."""
+        """(type, body, offset) of every message; where none can be, `bad` gets what lies before the next sync mark."""
         self._stream.seek(0)
         head = self._stream.read(16)
         if len(head) < 16 or not head.startswith(MAGIC):

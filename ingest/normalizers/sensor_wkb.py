@@ -1,8 +1,8 @@
 """Well-known binary geometry as text, and columns of points as numbers.
 
-ISO WKB (type + 1000 Z + 2000 M) and EWKB (high bits, SRID) in both byte orders. Counts are checked against the bytes that
-are left before anything is read.
-Source: OGC 06-103r4 (Simple Features) clause 8.2; PostGIS's EWKB for the high bits.
+ISO WKB (type + 1000 Z + 2000 M) and EWKB (high bits, SRID) in both byte orders. Counts are checked against the bytes
+that are left before anything is read. Source: OGC 06-103r4 (Simple Features) clause 8.2; PostGIS's EWKB for the high
+bits.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _position(values: Sequence[float]) -> str:
 
 
 def points(array: pa.Array) -> list[Floats] | None:
-    """[x, y(, z)(, m)] of a binary array of little-endian points, NaN where null; None if anything in it is no such point."""
+    """[x, y(, z)(, m)] of an array of little-endian points, NaN where null; None if anything in it is no such point."""
     kept = array.drop_null()
     if len(kept) == 0:
         return None

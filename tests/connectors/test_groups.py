@@ -109,6 +109,12 @@ def test_no_document_makes_the_stac_rule_fail_or_leave_the_root(value: Any) -> N
         assert not path.startswith(("/", "../"))
 
 
+def test_asset_paths_are_resolved_inside_the_root_or_dropped() -> None:
+    hrefs = {"a/b/item.json": ["../x.tif", "../../y.tif", "../../../z.tif", "./../../../a/w.tif", "..", ".", ""]}
+    for item, names in hrefs.items():
+        assert stac_assets(item, stac(*names)) == ["a/x.tif", "y.tif", "a", "a/b"]
+
+
 def test_the_headers_of_a_group_name_its_formats(tmp_path: Path) -> None:
     write(tmp_path, {"a.png": b"\x89PNG\r\n\x1a\n", "a.txt": b"caption"})
     connector = Files(Files.Config(root=str(tmp_path), group="stem"))

@@ -202,7 +202,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_header("Retry-After", "0")
             self.end_headers()
             return
-        if faults.get("redirect"):
+        if faults.get("redirect") and self.path == "/a.bin":
             self.send_response(302)
             self.send_header("Location", faults["redirect"])
             self.end_headers()
@@ -230,7 +230,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         if not faults.get("no_etag"):
             self.send_header("ETag", etag)
         if status == 206:
-            self.send_header("Content-Range", f"bytes {begin}-{int(begin) + len(span) - 1}/{len(data)}")
+            begin = int(begin) + faults.get("shifted", 0)
+            self.send_header("Content-Range", f"bytes {begin}-{begin + len(span) - 1}/{len(data)}")
         self.end_headers()
         if body:
             drop = faults.get("drop")
@@ -340,6 +341,19 @@ def test_a_server_that_always_breaks_off_is_a_source_error(
 
 
 @pytest.mark.server
+def test_a_server_that_sends_another_range_than_was_asked_is_not_believed(
+    web: tuple[str, Path, dict[str, Any]],
+) -> None:
+    root, folder, faults = web
+    (folder / "a.jsonl").write_bytes(LINES)
+    connector = web_files(root, "a.jsonl")
+    (split,) = connector.splits()
+    faults.update(drop=300_000, shifted=7)
+    with pytest.raises(SourceError, match="the server sent from"):
+        list(connector.read(split, None))
+
+
+@pytest.mark.server
 def test_a_file_replaced_between_two_pieces_is_not_joined(web: tuple[str, Path, dict[str, Any]]) -> None:
     root, folder, faults = web
     (folder / "a.jsonl").write_bytes(LINES)
@@ -389,16 +403,25 @@ def test_archives_are_read_from_servers_with_and_without_ranges(web: tuple[str, 
 @pytest.mark.server
 def test_a_redirect_to_a_private_host_is_refused(web: tuple[str, Path, dict[str, Any]]) -> None:
     root, folder, faults = web
+    (folder / "a.bin").write_bytes(b"\0")
     (folder / "secret.bin").write_bytes(b"\0secret")
     port = urlsplit(root).port
     # The pipeline names 127.0.0.1, so that host is trusted; the same machine under another name is not.
     for target in (f"http://localhost:{port}/secret.bin", "file:///etc/passwd", "ftp://127.0.0.1/x"):
         faults.clear()
-        connector = web_files(root, "secret.bin")
-        (split,) = connector.splits()
+        connector = web_files(root, "a.bin")
+        (planned,) = connector.splits()
         faults["redirect"] = target
+        (split,) = connector.splits()
+        (told,) = connector.read(split, None)
+        assert isinstance(told, Broken) and told.reason == "external_reference" and told.data is None
         with pytest.raises(SourceError):
-            list(connector.read(split, None))
+            list(connector.read(planned, None))
+    # The same redirect within the trusted host is followed.
+    faults["redirect"] = root + "secret.bin"
+    (split,) = web_files(root, "a.bin").splits()
+    (item,) = web_files(root, "a.bin").read(split, None)
+    assert isinstance(item, Item) and item.data.read() == b"\0secret"
 
 
 @pytest.mark.parametrize("url", ["../a", "/etc/passwd", "https://other/x", "//other/x", "a/../../b", "file:///x", ""])

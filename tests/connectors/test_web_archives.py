@@ -179,6 +179,9 @@ def test_reading_on_after_each_record_gives_the_rest(tmp_path: Path, gzipped: bo
     archive(tmp_path, records, gzipped)
     reads = reads_of(tmp_path)
     assert len(reads) == 20
+    data = (tmp_path / ("a.warc.gz" if gzipped else "a.warc")).read_bytes()
+    begins = {index for index in range(len(data)) if data.startswith((b"WARC/", b"\x1f\x8b\x08"), index)} | {len(data)}
+    assert all(read.position[0] in begins and read.position[1] == 0 for read in reads), "reading on seeks to a record"
     for k, read in enumerate(reads):
         assert reads_of(tmp_path, after=read.position) == reads[k + 1 :]
 

@@ -21,7 +21,13 @@ SECOND = 1_000_000_000
 START = 1_600_000_000 * SECOND
 
 
-def mcap(messages: list[tuple[str, Any]], *, schema: tuple[str, str, bytes] = ("", "", b""), encoding: str = "json", **options: Any) -> bytes:
+def mcap(
+    messages: list[tuple[str, Any]],
+    *,
+    schema: tuple[str, str, bytes] = ("", "", b""),
+    encoding: str = "json",
+    **options: Any,
+) -> bytes:
     """A recording of (topic, JSON value or bytes), a second apart."""
     sink = io.BytesIO()
     writer = Writer(sink, **options)
@@ -38,13 +44,24 @@ def mcap(messages: list[tuple[str, Any]], *, schema: tuple[str, str, bytes] = ("
 
 
 def test_numbers_are_channels_of_their_topic_and_words_are_lines() -> None:
-    out = read(mcap([("/imu", {"a": {"x": i, "y": -i}, "state": "on" if i < 5 else "off", "cov": [0.5, 1.5]}) for i in range(10)]), "mcap")
+    out = read(
+        mcap(
+            [
+                ("/imu", {"a": {"x": i, "y": -i}, "state": "on" if i < 5 else "off", "cov": [0.5, 1.5]})
+                for i in range(10)
+            ]
+        ),
+        "mcap",
+    )
     assert out.channels == ["/imu/a.x", "/imu/a.y", "/imu/cov[0]", "/imu/cov[1]"]
     t, value, _ = out.channel("/imu/a.y")
     assert value.tolist() == [-i for i in range(10)] and t.tolist() == [START + i * SECOND for i in range(10)]
     assert out.of("sensor")[0]["locator"] == '{"channel":"/imu/a.x","message":0,"topic":"/imu"}'
     assert out.of("sensor")[0]["time_source"] == "mcap:log_time"
-    assert [json.loads(line) for line in out.text.splitlines()] == [{"state": "on", "t": START}, {"state": "off", "t": START + 5 * SECOND}]
+    assert [json.loads(line) for line in out.text.splitlines()] == [
+        {"state": "on", "t": START},
+        {"state": "off", "t": START + 5 * SECOND},
+    ]
 
 
 def test_the_stamp_of_a_header_is_the_time_where_there_is_one() -> None:
@@ -55,7 +72,10 @@ def test_the_stamp_of_a_header_is_the_time_where_there_is_one() -> None:
     logged = read(mcap([("/a", {"header": {"stamp": stamp}, "v": 1})]), "mcap", clock="log")
     assert logged.channel("/a/v")[0].tolist() == [START]
     published = read(mcap([("/a", {"v": 1})]), "mcap", clock="publish")
-    assert published.channel("/a/v")[0].tolist() == [START + 7] and published.records[0]["time_source"] == "mcap:publish_time"
+    assert (
+        published.channel("/a/v")[0].tolist() == [START + 7]
+        and published.records[0]["time_source"] == "mcap:publish_time"
+    )
     mixed = read(mcap([("/a", {"timestamp": stamp, "v": 1}), ("/a", {"v": 2})]), "mcap")
     assert mixed.channel("/a/v")[0].tolist() == [5 * SECOND + 6, START + SECOND] and "clock_mixed" in mixed.flags()
 
@@ -80,7 +100,9 @@ def test_what_no_decoder_reads_passes_as_its_bytes() -> None:
 
 
 def test_one_bad_message_costs_one_message() -> None:
-    out = read(mcap([("/a", {"v": 1}), ("/a", b"{oops"), ("/a", {"v": 3}), ("/a", {"v": "four"}), ("/a", {"v": 5})]), "mcap")
+    out = read(
+        mcap([("/a", {"v": 1}), ("/a", b"{oops"), ("/a", {"v": 3}), ("/a", {"v": "four"}), ("/a", {"v": 5})]), "mcap"
+    )
     assert out.channel("/a/v")[1].tolist() == [1, 3, 5]
     assert [(b.reason, json.loads(b.locator)["message"]) for b in out.bad] == [("invalid_json", 1), ("wrong_type", 3)]
 
@@ -88,9 +110,14 @@ def test_one_bad_message_costs_one_message() -> None:
 def test_protobuf_messages_are_read_by_their_own_descriptors() -> None:
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2  # type: ignore[import-untyped]
 
-    file = descriptor_pb2.FileDescriptorProto(name="x.proto", package="my", syntax="proto3", dependency=["google/protobuf/timestamp.proto"])
+    file = descriptor_pb2.FileDescriptorProto(
+        name="x.proto", package="my", syntax="proto3", dependency=["google/protobuf/timestamp.proto"]
+    )
     kind = file.message_type.add(name="Reading")
-    optional, repeated = descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL, descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED
+    optional, repeated = (
+        descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL,
+        descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED,
+    )
     kind.field.add(name="timestamp", number=1, type=11, label=optional, type_name=".google.protobuf.Timestamp")
     kind.field.add(name="level", number=2, type=1, label=optional)
     kind.field.add(name="samples", number=3, type=2, label=repeated)
@@ -102,19 +129,35 @@ def test_protobuf_messages_are_read_by_their_own_descriptors() -> None:
     pool.Add(stamp_file)
     pool.Add(file)
     made = message_factory.GetMessageClass(pool.FindMessageTypeByName("my.Reading"))
-    rows = [made(timestamp={"seconds": 100 + i, "nanos": 5}, level=i * 0.5, samples=[i] * 70, note="hi").SerializeToString() for i in range(3)]
-    out = read(mcap([("/r", row) for row in rows], schema=("my.Reading", "protobuf", files.SerializeToString()), encoding="protobuf"), "mcap")
+    rows = [
+        made(timestamp={"seconds": 100 + i, "nanos": 5}, level=i * 0.5, samples=[i] * 70, note="hi").SerializeToString()
+        for i in range(3)
+    ]
+    out = read(
+        mcap(
+            [("/r", row) for row in rows],
+            schema=("my.Reading", "protobuf", files.SerializeToString()),
+            encoding="protobuf",
+        ),
+        "mcap",
+    )
     assert out.channel("/r/level")[1].tolist() == [0, 0.5, 1.0]
     assert out.channel("/r/level")[0].tolist() == [(100 + i) * SECOND + 5 for i in range(3)]
     assert out.of("tensor")[2]["data"].tolist() == [2.0] * 70 and '"note":"hi"' in out.text
-    broken = read(mcap([("/r", b"\xff\xff")], schema=("my.Reading", "protobuf", files.SerializeToString()), encoding="protobuf"), "mcap")
+    broken = read(
+        mcap([("/r", b"\xff\xff")], schema=("my.Reading", "protobuf", files.SerializeToString()), encoding="protobuf"),
+        "mcap",
+    )
     assert [b.reason for b in broken.bad] == ["corrupt"]
     odd = read(mcap([("/r", rows[0])], schema=("my.Reading", "protobuf", b"\1\2\3"), encoding="protobuf"), "mcap")
     assert [r["modality"] for r in odd.records] == ["tensor"]
 
 
 def foxglove(value: dict[str, Any], kind: str, count: int = 1) -> Read:
-    return read(mcap([("/x", {"timestamp": {"sec": 9, "nsec": 1}, **value})] * count, schema=(kind, "jsonschema", b"{}")), "mcap")
+    return read(
+        mcap([("/x", {"timestamp": {"sec": 9, "nsec": 1}, **value})] * count, schema=(kind, "jsonschema", b"{}")),
+        "mcap",
+    )
 
 
 def test_raw_pictures_become_images() -> None:
@@ -128,28 +171,50 @@ def test_raw_pictures_become_images() -> None:
     assert image["event_time"] == 9_000_000 and image["time_source"] == "header.stamp"
     bad = foxglove({**value, "height": 200}, "foxglove.RawImage")
     assert [b.reason for b in bad.bad] == ["inconsistent"]
-    assert [r["modality"] for r in foxglove({**value, "encoding": "yuv422"}, "foxglove.RawImage").records][0] in ("tensor", "sensor")
+    assert next(r["modality"] for r in foxglove({**value, "encoding": "yuv422"}, "foxglove.RawImage").records) in (
+        "tensor",
+        "sensor",
+    )
 
 
 def test_sound_is_joined_to_windows() -> None:
     samples = np.arange(8000, dtype=np.int16)
     messages = [
-        ("/mic", {"timestamp": {"sec": 100 + i, "nsec": 0}, "format": "pcm-s16", "sample_rate": 8000, "number_of_channels": 1, "data": base64.b64encode((samples + i).tobytes()).decode()})
+        (
+            "/mic",
+            {
+                "timestamp": {"sec": 100 + i, "nsec": 0},
+                "format": "pcm-s16",
+                "sample_rate": 8000,
+                "number_of_channels": 1,
+                "data": base64.b64encode((samples + i).tobytes()).decode(),
+            },
+        )
         for i in [*range(23), 40]
     ]
     out = read(mcap(messages, schema=("foxglove.RawAudio", "jsonschema", b"{}")), "mcap")
     audio = out.of("audio")
     assert [a["shape"] for a in audio] == [[80_000, 1], [80_000, 1], [24_000, 1], [8000, 1]]
-    assert np.concatenate([a["samples"] for a in audio]).ravel().tolist() == np.concatenate([samples + i for i in [*range(23), 40]]).tolist()
+    assert (
+        np.concatenate([a["samples"] for a in audio]).ravel().tolist()
+        == np.concatenate([samples + i for i in [*range(23), 40]]).tolist()
+    )
     assert [a["event_time"] for a in audio] == [100_000_000, 110_000_000, 120_000_000, 140_000_000]
 
 
 def test_point_clouds_are_arrays_of_points() -> None:
     cloud = np.arange(60, dtype=np.float32).reshape(20, 3)
     fields = [{"name": n, "offset": 4 * i, "type": 7} for i, n in enumerate("xyz")]
-    out = foxglove({"point_stride": 12, "fields": fields, "data": base64.b64encode(cloud.tobytes()).decode()}, "foxglove.PointCloud")
+    out = foxglove(
+        {"point_stride": 12, "fields": fields, "data": base64.b64encode(cloud.tobytes()).decode()},
+        "foxglove.PointCloud",
+    )
     tensor = out.of("tensor")[0]
-    assert np.array_equal(tensor["data"], cloud) and tensor["dims"] == ["point", "field"] and json.loads(tensor["extra"])["names"] == ["x", "y", "z"]
+    assert (
+        np.array_equal(tensor["data"], cloud)
+        and tensor["dims"] == ["point", "field"]
+        and json.loads(tensor["extra"])["names"] == ["x", "y", "z"]
+    )
 
 
 def records_of(data: bytes) -> list[tuple[int, int, int]]:
@@ -214,7 +279,9 @@ def test_attachments_and_metadata_are_kept() -> None:
     assert out.text == '{"metadata":{"name":"me"},"name":"who"}\n'
 
 
-@pytest.mark.parametrize("data", [b"", b"\x89MCAP0\r\n", b"not mcap at all, not even close", b"\x89MCAP0\r\n" + b"\xff" * 64])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x89MCAP0\r\n", b"not mcap at all, not even close", b"\x89MCAP0\r\n" + b"\xff" * 64]
+)
 def test_what_is_no_recording_ends_with_a_reason(data: bytes) -> None:
     out = read(data, "mcap")
     assert out.records == [] and out.error is not None and out.error.reason in ("truncated", "corrupt", "empty")
@@ -228,7 +295,10 @@ def test_every_recording_of_the_corpus_arrives_as_the_package_reads_it(corpus: P
         out = read(path)
         assert out.error is None and out.bad == [] and out.records, path.name
         with open(path, "rb") as stream:
-            wanted = [(c.topic, m.log_time, m.data) for _, c, m in NonSeekingReader(stream).iter_messages(log_time_order=False)]
+            wanted = [
+                (c.topic, m.log_time, m.data)
+                for _, c, m in NonSeekingReader(stream).iter_messages(log_time_order=False)
+            ]
         found = [t for t in out.of("tensor") if "message" in json.loads(t["locator"])]
         assert [(json.loads(t["locator"])["topic"], t["event_time"], t["data"].tobytes()) for t in found] == [
             (topic, time // 1000, data) for topic, time, data in wanted

@@ -22,7 +22,15 @@ from headrace.schemas.errors import RecordError
 
 SECOND = 1_000_000_000
 START = 1_600_000_000 * SECOND
-CUSTOM = "std_msgs/Header header\nfloat32 level\nint16[3] counts\nstring state\nmy_msgs/Part[] parts\nuint8[] blob\nbool ok\nfloat64[] far\n"
+CUSTOM = """std_msgs/Header header
+float32 level
+int16[3] counts
+string state
+my_msgs/Part[] parts
+uint8[] blob
+bool ok
+float64[] far
+"""
 PART = "string name\nfloat64 value\n"
 
 
@@ -41,12 +49,20 @@ def header(types: Any, i: int, ros2: bool, frame: str = "base") -> Any:
 def reading(types: Any, i: int, ros2: bool) -> Any:
     part = types["my_msgs/msg/Part"]
     return types["my_msgs/msg/Reading"](
-        header=header(types, i, ros2), level=i / 4, counts=np.array([i, -i, 5], np.int16), state="ok" if i < 6 else "hot",
-        parts=[part(name="odd", value=i * 1.5)] * (i % 3), blob=np.arange(i % 100, dtype=np.uint8), ok=bool(i % 2), far=np.arange(70.0) + i,
-    )  # fmt: skip
+        header=header(types, i, ros2),
+        level=i / 4,
+        counts=np.array([i, -i, 5], np.int16),
+        state="ok" if i < 6 else "hot",
+        parts=[part(name="odd", value=i * 1.5)] * (i % 3),
+        blob=np.arange(i % 100, dtype=np.uint8),
+        ok=bool(i % 2),
+        far=np.arange(70.0) + i,
+    )
 
 
-def write(folder: Path, messages: list[tuple[str, str, Any]], ros2: bool, *, mcap: bool = False, chunk: str | None = None) -> Path:
+def write(
+    folder: Path, messages: list[tuple[str, str, Any]], ros2: bool, *, mcap: bool = False, chunk: str | None = None
+) -> Path:
     """A recording of (topic, type, message), a second apart."""
     store, _ = stores(ros2)
     connections: dict[str, Any] = {}
@@ -85,7 +101,10 @@ def test_messages_of_a_type_of_their_own_are_read(tmp_path: Path, how: str) -> N
     assert [line.get("state") for line in lines if line.get("t") == 106 * SECOND + 7] == ["hot"]
     sensor = out.of("sensor")[0]
     assert sensor["time_source"] == "header.stamp" and sensor["device"] == "base"
-    logged = read(tmp_path / "a.bag" if not ros2 else next((tmp_path / "bag").glob("*.mcap" if how == "mcap" else "*.db3")), clock="log")
+    logged = read(
+        tmp_path / "a.bag" if not ros2 else next((tmp_path / "bag").glob("*.mcap" if how == "mcap" else "*.db3")),
+        clock="log",
+    )
     assert logged.channel("/r/level", "base")[0].tolist() == [START + i * SECOND for i in range(10)]
     assert logged.of("sensor")[0]["time_source"] == {"db3": "rosbag2", "mcap": "mcap"}.get(how, "rosbag1") + ":log_time"
 
@@ -98,18 +117,76 @@ def test_every_topic_goes_to_its_modality(tmp_path: Path, ros2: bool) -> None:
     cloud = np.arange(120, dtype=np.float32).reshape(30, 4)
     field = types["sensor_msgs/msg/PointField"]
     messages = [
-        ("/cam", "sensor_msgs/msg/Image", types["sensor_msgs/msg/Image"](header=header(types, 1, ros2), height=4, width=5, encoding="rgb8", is_bigendian=0, step=15, data=image.ravel())),
-        ("/depth", "sensor_msgs/msg/Image", types["sensor_msgs/msg/Image"](header=header(types, 1, ros2), height=4, width=5, encoding="16UC1", is_bigendian=1, step=10, data=np.frombuffer(depth.astype(">u2").tobytes(), np.uint8))),
-        ("/yuv", "sensor_msgs/msg/Image", types["sensor_msgs/msg/Image"](header=header(types, 1, ros2), height=4, width=5, encoding="yuv422", is_bigendian=0, step=10, data=np.zeros(80, np.uint8))),
-        ("/points", "sensor_msgs/msg/PointCloud2", types["sensor_msgs/msg/PointCloud2"](
-            header=header(types, 1, ros2), height=3, width=10, fields=[field(name=n, offset=4 * i, datatype=7, count=1) for i, n in enumerate("xyzi")],
-            is_bigendian=False, point_step=16, row_step=160, data=np.frombuffer(cloud.tobytes(), np.uint8), is_dense=True)),
+        (
+            "/cam",
+            "sensor_msgs/msg/Image",
+            types["sensor_msgs/msg/Image"](
+                header=header(types, 1, ros2),
+                height=4,
+                width=5,
+                encoding="rgb8",
+                is_bigendian=0,
+                step=15,
+                data=image.ravel(),
+            ),
+        ),
+        (
+            "/depth",
+            "sensor_msgs/msg/Image",
+            types["sensor_msgs/msg/Image"](
+                header=header(types, 1, ros2),
+                height=4,
+                width=5,
+                encoding="16UC1",
+                is_bigendian=1,
+                step=10,
+                data=np.frombuffer(depth.astype(">u2").tobytes(), np.uint8),
+            ),
+        ),
+        (
+            "/yuv",
+            "sensor_msgs/msg/Image",
+            types["sensor_msgs/msg/Image"](
+                header=header(types, 1, ros2),
+                height=4,
+                width=5,
+                encoding="yuv422",
+                is_bigendian=0,
+                step=10,
+                data=np.zeros(80, np.uint8),
+            ),
+        ),
+        (
+            "/points",
+            "sensor_msgs/msg/PointCloud2",
+            types["sensor_msgs/msg/PointCloud2"](
+                header=header(types, 1, ros2),
+                height=3,
+                width=10,
+                fields=[field(name=n, offset=4 * i, datatype=7, count=1) for i, n in enumerate("xyzi")],
+                is_bigendian=False,
+                point_step=16,
+                row_step=160,
+                data=np.frombuffer(cloud.tobytes(), np.uint8),
+                is_dense=True,
+            ),
+        ),
         ("/say", "std_msgs/msg/String", types["std_msgs/msg/String"](data="hello")),
         ("/say", "std_msgs/msg/String", types["std_msgs/msg/String"](data="hello")),
-        ("/fix", "sensor_msgs/msg/NavSatFix", types["sensor_msgs/msg/NavSatFix"](
-            header=header(types, 1, ros2), status=types["sensor_msgs/msg/NavSatStatus"](status=0, service=1), latitude=60.0, longitude=25.0, altitude=3.0,
-            position_covariance=np.zeros(9), position_covariance_type=0)),
-    ]  # fmt: skip
+        (
+            "/fix",
+            "sensor_msgs/msg/NavSatFix",
+            types["sensor_msgs/msg/NavSatFix"](
+                header=header(types, 1, ros2),
+                status=types["sensor_msgs/msg/NavSatStatus"](status=0, service=1),
+                latitude=60.0,
+                longitude=25.0,
+                altitude=3.0,
+                position_covariance=np.zeros(9),
+                position_covariance_type=0,
+            ),
+        ),
+    ]
     out = read(write(tmp_path, messages, ros2))
     assert out.error is None and out.bad == []
     pictures = {json.loads(r["locator"])["topic"]: r for r in out.of("image")}
@@ -152,7 +229,15 @@ def test_the_decoder_agrees_with_rosbags_on_the_standard_messages(ros2: bool) ->
         count[0] += 1
         if kind.name == "BASE":
             name = detail[0]
-            return f"word {count[0]}" if name == "string" else count[0] % 2 == 0 if name == "bool" else count[0] / 8 if "float" in name else count[0] % 100
+            return (
+                f"word {count[0]}"
+                if name == "string"
+                else count[0] % 2 == 0
+                if name == "bool"
+                else count[0] / 8
+                if "float" in name
+                else count[0] % 100
+            )
         if kind.name == "NAME":
             return build(detail)
         inner, size = detail
@@ -201,7 +286,7 @@ def test_an_unfinished_bag_gives_its_messages(tmp_path: Path) -> None:
 
 
 def test_a_message_that_does_not_decode_costs_itself(tmp_path: Path) -> None:
-    store, types = stores(True)
+    _store, types = stores(True)
     path = write(tmp_path, [("/r", "my_msgs/msg/Reading", reading(types, i, True)) for i in range(5)], True)
     with sqlite3.connect(path) as database:
         database.execute("UPDATE messages SET data = substr(data, 1, 30) WHERE id = 3")
@@ -231,6 +316,8 @@ def test_a_damaged_or_foreign_database_ends_with_a_reason(tmp_path: Path) -> Non
     assert read(b"SQLite format 3\0" + bytes(200), "rosbag2").error.reason == "corrupt"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("definition", ["x" * 100_000, "float64 a\nNope[] b\n", "wstring w\n", "A a\n" + "=" * 80 + "\nMSG: p/A\nA a\n"])
+@pytest.mark.parametrize(
+    "definition", ["x" * 100_000, "float64 a\nNope[] b\n", "wstring w\n", "A a\n" + "=" * 80 + "\nMSG: p/A\nA a\n"]
+)
 def test_definitions_that_cannot_be_used_leave_the_messages_raw(definition: str) -> None:
     assert logs_ros.decoder("p/T", definition, "ros1msg", cdr=False) is None

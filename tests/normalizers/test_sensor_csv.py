@@ -39,7 +39,9 @@ def test_windows_hold_the_values_and_times_of_a_column() -> None:
     assert out.flags() == {"naive_time": 6}
 
 
-@pytest.mark.parametrize("bad", ["2020-01-02", "2020-01-02,1,2,3", "2020-01-02,1,oops", "never,1,2", '2020-01-02,"1,2', ",1,2"])
+@pytest.mark.parametrize(
+    "bad", ["2020-01-02", "2020-01-02,1,2,3", "2020-01-02,1,oops", "never,1,2", '2020-01-02,"1,2', ",1,2"]
+)
 def test_one_bad_row_costs_one_row(bad: str) -> None:
     out = read(f"t,a,b\n2020-01-01,1,2\n2020-01-01T12:00:00,3,4\n{bad}\n2020-01-03,5,6\n2020-01-04,7,8\n", "csv")
     t, value, _ = out.channel("a")
@@ -77,7 +79,11 @@ def test_a_bad_row_is_found_in_every_block(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_crlf_a_byte_order_mark_and_no_final_newline_change_nothing() -> None:
     plain = read("t,v\n2020-01-01,1\n2020-01-02,2.5\n", "csv")
-    for data in (b"t,v\r\n2020-01-01,1\r\n2020-01-02,2.5", b"\xef\xbb\xbft,v\n2020-01-01,1\n2020-01-02,2.5", b"t,v\r2020-01-01,1\r2020-01-02,2.5\r"):
+    for data in (
+        b"t,v\r\n2020-01-01,1\r\n2020-01-02,2.5",
+        b"\xef\xbb\xbft,v\n2020-01-01,1\n2020-01-02,2.5",
+        b"t,v\r2020-01-01,1\r2020-01-02,2.5\r",
+    ):
         other = read(data, "csv")
         assert [str(r) for r in other.records] == [str(r) for r in plain.records]
 
@@ -106,7 +112,9 @@ def test_decimal_commas_and_semicolons_are_found() -> None:
     assert same.channel("v")[1].tolist() == [1.5]
 
 
-@pytest.mark.parametrize(("delimiter", "format"), [("\t", "tsv"), ("\t", "csv"), ("|", "csv"), (";", "csv"), (",", "csv")])
+@pytest.mark.parametrize(
+    ("delimiter", "format"), [("\t", "tsv"), ("\t", "csv"), ("|", "csv"), (";", "csv"), (",", "csv")]
+)
 def test_delimiters_are_found(delimiter: str, format: str) -> None:
     table = [["t", "a", "b"], ["2020-01-01", "1", "2"], ["2020-01-02", "3", "4"]]
     assert read("\n".join(delimiter.join(row) for row in table), format).channel("b")[1].tolist() == [2, 4]
@@ -114,7 +122,11 @@ def test_delimiters_are_found(delimiter: str, format: str) -> None:
 
 def test_missing_markers_are_gaps_and_infinities_are_flagged() -> None:
     cells = ["1", "", "NA", "NaN", "null", "-999", "inf", " 2 ", "-"]
-    out = read("t,v\n" + "".join(f"2020-01-{i + 1:02d},{c}\n" for i, c in enumerate(cells)), "csv", missing=("", "NA", "NaN", "null", "-999", "-"))
+    out = read(
+        "t,v\n" + "".join(f"2020-01-{i + 1:02d},{c}\n" for i, c in enumerate(cells)),
+        "csv",
+        missing=("", "NA", "NaN", "null", "-999", "-"),
+    )
     _, value, valid = out.channel("v")
     assert valid.tolist() == [True, False, False, False, False, False, False, True, False]
     assert value[0] == 1 and value[7] == 2 and math.isinf(value[6]) and np.isnan(value[1:5]).all()
@@ -126,7 +138,12 @@ def test_missing_markers_are_gaps_and_infinities_are_flagged() -> None:
 def test_an_integer_that_float64_cannot_hold_is_flagged_where_it_is() -> None:
     rows = [f"2020-01-01 00:00:{i:02d},{2**53 + 1 if i == 7 else 2**53 + 2 if i == 3 else i},1" for i in range(10)]
     out = read("t,v,w\n" + "\n".join(rows), "csv", window=5)
-    assert [(r["channel"], "lossy_int64" in r["flags"]) for r in out.records] == [("v", False), ("w", False), ("v", True), ("w", False)]
+    assert [(r["channel"], "lossy_int64" in r["flags"]) for r in out.records] == [
+        ("v", False),
+        ("w", False),
+        ("v", True),
+        ("w", False),
+    ]
 
 
 def test_headers_units_rows_and_preambles_are_understood() -> None:
@@ -137,7 +154,8 @@ def test_headers_units_rows_and_preambles_are_understood() -> None:
 
 
 def test_the_files_of_campbell_loggers_are_understood() -> None:
-    data = '"TOA5","st","CR1000"\n"TIMESTAMP","RECORD","AirT"\n"TS","RN","Deg C"\n"","","Avg"\n"2020-01-01 00:00:00",1,2.5\n"2020-01-01 00:01:00",2,"NAN"\n'
+    head = '"TOA5","st","CR1000"\n"TIMESTAMP","RECORD","AirT"\n"TS","RN","Deg C"\n"","","Avg"\n'
+    data = head + '"2020-01-01 00:00:00",1,2.5\n"2020-01-01 00:01:00",2,"NAN"\n'
     out = read(data, "csv")
     assert out.channels == ["RECORD", "AirT"]
     assert out.of("sensor")[1]["unit"] == "Cel"
@@ -163,7 +181,12 @@ def test_comment_lines_are_no_rows_but_a_row_may_begin_like_one() -> None:
 
 def test_quoted_cells_may_hold_delimiters_quotes_and_newlines() -> None:
     buffer = io.StringIO()
-    table = [["t", "v", "s"], ["2020-01-01", "1", 'a "b", c'], ["2020-01-02", "2", "two\nlines"], ["2020-01-03", "3", ""]]
+    table = [
+        ["t", "v", "s"],
+        ["2020-01-01", "1", 'a "b", c'],
+        ["2020-01-02", "2", "two\nlines"],
+        ["2020-01-03", "3", ""],
+    ]
     csv.writer(buffer).writerows(table)
     out = read(buffer.getvalue(), "csv")
     assert out.channel("v")[1].tolist() == [1, 2, 3]
@@ -186,7 +209,10 @@ def test_devices_and_named_channels_are_series_of_their_own() -> None:
     assert out.records[0]["locator"] == '{"channel":"v","device":"dev0","first_row":0}'
     plain = read("time,device_id,v\n" + "\n".join(rows), "csv", device=None)
     assert plain.channel("v")[1].tolist() == list(range(60))
-    data = "utc,parameter,value,unit\n" + "".join(f"2020-01-01T00:00:{i:02d}Z,{'pm25' if i % 2 else 'o3'},{i},{'µg/m³' if i % 2 else 'blobs'}\n" for i in range(20))
+    data = "utc,parameter,value,unit\n" + "".join(
+        f"2020-01-01T00:00:{i:02d}Z,{'pm25' if i % 2 else 'o3'},{i},{'µg/m³' if i % 2 else 'blobs'}\n"
+        for i in range(20)
+    )
     long = read(data, "csv")
     assert long.channel("o3")[1].tolist() == list(range(0, 20, 2))
     assert [(r["channel"], r["unit"]) for r in long.records] == [("o3", None), ("pm25", "ug/m3")]
@@ -194,7 +220,9 @@ def test_devices_and_named_channels_are_series_of_their_own() -> None:
 
 
 def test_declared_channels_are_kept_with_their_units_and_nothing_else() -> None:
-    out = read("t,level,wind,note\n2020-01-01,1,2,x\n2020-01-02,3,,y\n", "csv", channels={"level": "m", "wind": None}, time="t")
+    out = read(
+        "t,level,wind,note\n2020-01-01,1,2,x\n2020-01-02,3,,y\n", "csv", channels={"level": "m", "wind": None}, time="t"
+    )
     assert [(r["channel"], r["unit"]) for r in out.records] == [("level", "m"), ("wind", None)]
     assert read("t,v\n2020-01-01,1\n", "csv", channels={"w": "m"}).error.reason == "missing_field"  # type: ignore[union-attr]
     assert read("t,v\n2020-01-01,1\n", "csv", time="when").error.reason == "missing_field"  # type: ignore[union-attr]
@@ -229,7 +257,9 @@ def test_a_line_without_end_is_refused_not_hoarded(monkeypatch: pytest.MonkeyPat
 
 
 cell = st.one_of(
-    st.floats(allow_nan=False, allow_infinity=False).map(repr), st.integers(-(10**12), 10**12).map(str), st.sampled_from(["", "NA"])
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.integers(-(10**12), 10**12).map(str),
+    st.sampled_from(["", "NA"]),
 )
 
 
@@ -271,12 +301,19 @@ def test_known_faults_of_real_series_are_flagged(corpus: Path) -> None:
     assert ercot.flags()["clock_backward"] == 2493 == int((np.diff(t) < 0).sum())
     hours = np.sort(t) // HOUR
     missing = np.flatnonzero(np.diff(hours) > 1)
-    assert [str(np.datetime64(int(hours[i] + 1) * HOUR, "ns"))[:13] for i in missing] == ["2015-03-08T02", "2016-03-13T02", "2017-03-12T02"]
+    assert [str(np.datetime64(int(hours[i] + 1) * HOUR, "ns"))[:13] for i in missing] == [
+        "2015-03-08T02",
+        "2016-03-13T02",
+        "2017-03-12T02",
+    ]
     machine = read(corpus / "sensor/nab/realKnownCause/machine_temperature_system_failure.csv")
     steps = np.diff(machine.channel("value")[0])
     assert machine.flags() == {"naive_time": 45, "clock_backward": 1} and steps.min() == -55 * 60 * 10**9
     assert read(corpus / "sensor/nab/realKnownCause/ambient_temperature_system_failure.csv").flags()["gap"] == 10
-    assert read(corpus / "sensor/nab/realKnownCause/ec2_request_latency_system_failure.csv").flags()["duplicate_time"] == 11
+    assert (
+        read(corpus / "sensor/nab/realKnownCause/ec2_request_latency_system_failure.csv").flags()["duplicate_time"]
+        == 11
+    )
 
 
 @pytest.mark.data

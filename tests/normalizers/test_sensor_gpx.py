@@ -13,11 +13,13 @@ import pytest
 
 from headrace.ingest.normalizers.sensor_testing import read
 
-TRACK = """<?xml version="1.0"?><gpx creator="me" version="1.1" xmlns="http://www.topografix.com/GPX/1/1" xmlns:x="urn:x">
+TRACK = """<?xml version="1.0"?>
+<gpx creator="me" version="1.1" xmlns="http://www.topografix.com/GPX/1/1" xmlns:x="urn:x">
 <metadata><name>Tour &amp; more</name></metadata>
 <wpt lat="1" lon="2"><name>007</name></wpt>
 <trk><name>A</name>
-<trkseg><trkpt lat="60" lon="25"><ele>1.5</ele><time>2020-01-01T00:00:00Z</time><extensions><x:hr>99</x:hr></extensions></trkpt>
+<trkseg><trkpt lat="60" lon="25"><ele>1.5</ele><time>2020-01-01T00:00:00Z</time>
+<extensions><x:hr>99</x:hr></extensions></trkpt>
 <trkpt lat="60.5" lon="25.5"><time>2020-01-01T00:00:10Z</time></trkpt></trkseg>
 <trkseg><trkpt lat="61" lon="26"><ele>2</ele></trkpt></trkseg></trk>
 <rte><rtept lat="3" lon="4"/><rtept lat="3.5" lon="4.5"/></rte></gpx>"""
@@ -42,11 +44,17 @@ def test_names_become_text_and_are_not_taken_for_numbers() -> None:
     out = read(TRACK, "gpx")
     assert '"name":"007"' in out.text
     about = json.loads(out.text.splitlines()[-1])
-    assert about["creator"] == "me" and about["metadata"] == {"name": "Tour & more"} and about["tracks"][0]["name"] == "A"
+    assert (
+        about["creator"] == "me" and about["metadata"] == {"name": "Tour & more"} and about["tracks"][0]["name"] == "A"
+    )
 
 
 def test_a_point_without_a_time_is_kept_beside_those_that_have_one() -> None:
-    points = ['<trkpt lat="1" lon="2"><time>2020-01-01T00:00:00Z</time></trkpt>', '<trkpt lat="3" lon="4"/>', '<trkpt lat="5" lon="6"><time>2020-01-01T00:00:09Z</time></trkpt>']
+    points = [
+        '<trkpt lat="1" lon="2"><time>2020-01-01T00:00:00Z</time></trkpt>',
+        '<trkpt lat="3" lon="4"/>',
+        '<trkpt lat="5" lon="6"><time>2020-01-01T00:00:09Z</time></trkpt>',
+    ]
     out = read(f"<gpx><trk><trkseg>{''.join(points)}</trkseg></trk></gpx>", "gpx")
     assert out.bad == []
     assert sorted(out.channel("lat")[1].tolist()) == [1, 3, 5]
@@ -55,11 +63,16 @@ def test_a_point_without_a_time_is_kept_beside_those_that_have_one() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        ('<!DOCTYPE g [<!ENTITY a "aaaa">]><gpx>&a;</gpx>', "bomb"), ('<!DOCTYPE gpx SYSTEM "file:///etc/passwd"><gpx/>', "empty"),
-        ('<!DOCTYPE g [<!ENTITY a SYSTEM "file:///etc/passwd">]><gpx>&a;</gpx>', "external_reference"), ("<html></html>", "corrupt"), ("", "truncated"),
-        ("<gpx><trk></gpx>", "corrupt"), ('<?xml version="1.0" encoding="nonsense"?><gpx/>', "bad_encoding"), ("<gpx></gpx>", "empty"),
+        ('<!DOCTYPE g [<!ENTITY a "aaaa">]><gpx>&a;</gpx>', "bomb"),
+        ('<!DOCTYPE gpx SYSTEM "file:///etc/passwd"><gpx/>', "empty"),
+        ('<!DOCTYPE g [<!ENTITY a SYSTEM "file:///etc/passwd">]><gpx>&a;</gpx>', "external_reference"),
+        ("<html></html>", "corrupt"),
+        ("", "truncated"),
+        ("<gpx><trk></gpx>", "corrupt"),
+        ('<?xml version="1.0" encoding="nonsense"?><gpx/>', "bad_encoding"),
+        ("<gpx></gpx>", "empty"),
     ],
-)  # fmt: skip
+)
 def test_hostile_and_broken_documents_end_with_a_reason(data: str, reason: str) -> None:
     out = read(data, "gpx")
     assert out.error is not None and out.error.reason == reason, out.error

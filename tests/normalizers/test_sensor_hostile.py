@@ -1,4 +1,4 @@
-"""Broken and hostile files under a memory limit: every one ends committed or with a reason, and none ends the process."""
+"""Broken and hostile files under a memory limit: each ends committed or with a reason, and none ends the process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHILD = textwrap.dedent(
         start = time.process_time()
         out = read(pathlib.Path(name), form)
         print(json.dumps({
-            "name": name, "records": len(out.records), "bad": [b.reason for b in out.bad], "messages": [b.message for b in out.bad][:3],
+            "name": name, "records": len(out.records), "bad": [b.reason for b in out.bad],
             "error": out.error and [out.error.reason, out.error.message], "seconds": time.process_time() - start,
             "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         }), flush=True)
@@ -53,11 +53,18 @@ def under_a_limit(files: list[tuple[Path, str]]) -> list[dict[str, Any]]:
 @pytest.mark.data
 def test_every_bad_file_of_the_corpus_ends_committed_or_with_a_reason(corpus: Path) -> None:
     forms = {
-        "arrow_fuzz_csv": "csv", "arrow_fuzz_parquet": "parquet", "parquet": "parquet", "arrow_fuzz_ipc_file": "arrow_file",
-        "arrow_fuzz_ipc_stream": "arrow_stream", "lfs_pointer": "mcap",
-    }  # fmt: skip
+        "arrow_fuzz_csv": "csv",
+        "arrow_fuzz_parquet": "parquet",
+        "parquet": "parquet",
+        "arrow_fuzz_ipc_file": "arrow_file",
+        "arrow_fuzz_ipc_stream": "arrow_stream",
+        "lfs_pointer": "mcap",
+    }
     files = [
-        (path, form) for folder, form in forms.items() for path in sorted((corpus / "sensor/bad" / folder).rglob("*")) if path.is_file()
+        (path, form)
+        for folder, form in forms.items()
+        for path in sorted((corpus / "sensor/bad" / folder).rglob("*"))
+        if path.is_file()
     ]
     assert len(files) > 170
     found = under_a_limit(files)
@@ -102,15 +109,43 @@ def test_damaged_copies_of_good_files_never_end_in_anything_else(corpus: Path, t
     files = []
     for name, form in sources.items():
         data = (corpus / name).read_bytes()
-        for seed in range(30):
+        for seed in range(12):
             path = tmp_path / f"{Path(name).stem}-{seed}"
             path.write_bytes(mutated(data, seed))
             files.append((path, form))
     assert all(one["records"] or one["bad"] or one["error"] for one in under_a_limit(files))
 
 
-@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "json", "gpx", "ulog", "mcap", "rosbag1", "rosbag2", "parquet", "arrow_file", "arrow_stream"])
-@pytest.mark.parametrize("data", [b"", b"\0" * 64, b"\xff" * 1000, b"{", b"[" * 5000, b"<gpx", b"a,b\n" + b"\x80,\x81\n" * 50, bytes(range(256)) * 8])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "csv",
+        "tsv",
+        "jsonl",
+        "json",
+        "gpx",
+        "ulog",
+        "mcap",
+        "rosbag1",
+        "rosbag2",
+        "parquet",
+        "arrow_file",
+        "arrow_stream",
+    ],
+)
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 64,
+        b"\xff" * 1000,
+        b"{",
+        b"[" * 5000,
+        b"<gpx",
+        b"a,b\n" + b"\x80,\x81\n" * 50,
+        bytes(range(256)) * 8,
+    ],
+)
 def test_no_reader_trips_over_bytes_of_another_kind(form: str, data: bytes) -> None:
     out = read(data, form)
     assert out.records or out.bad or out.error is not None
@@ -121,12 +156,12 @@ def test_a_format_that_is_not_ours_is_refused_by_name() -> None:
 
 
 def test_memory_stays_flat_over_a_long_table(tmp_path: Path) -> None:
-    """60 MB of CSV take no more at the end than after a quarter."""
+    """30 MB of CSV take no more at the end than after a quarter."""
     path = tmp_path / "long.csv"
     block = "".join(f"2020-01-01 00:00:{i % 60:02d},{i},{i / 7},{i * 3}\n" for i in range(20_000)).encode()
     with open(path, "wb") as stream:
         stream.write(b"t,a,b,c\n")
-        for _ in range(60_000_000 // len(block)):
+        for _ in range(30_000_000 // len(block)):
             stream.write(block)
     script = (
         "import resource, sys\n"
@@ -139,7 +174,9 @@ def test_memory_stays_flat_over_a_long_table(tmp_path: Path) -> None:
         "    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)\n"
         "print(rows, peaks[len(peaks) // 4], peaks[-1])\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True, timeout=120
+    )
     _, early, late = map(int, done.stdout.split())
     assert late - early < 48, f"peak memory grew from {early} to {late} MiB"
 

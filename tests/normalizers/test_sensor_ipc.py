@@ -20,7 +20,11 @@ def batches(count: int = 5, rows: int = 700) -> list[pa.RecordBatch]:
     out = []
     for k in range(count):
         index = np.arange(k * rows, (k + 1) * rows)
-        columns = [pa.array((index * 1000).tolist(), pa.timestamp("ms", "UTC")), pa.array(np.sin(index).tolist()), pa.array([f"w{i % 3}" for i in index]).dictionary_encode()]
+        columns = [
+            pa.array((index * 1000).tolist(), pa.timestamp("ms", "UTC")),
+            pa.array(np.sin(index).tolist()),
+            pa.array([f"w{i % 3}" for i in index]).dictionary_encode(),
+        ]
         out.append(pa.RecordBatch.from_arrays(columns, names=["t", "v", "s"]))
     return out
 
@@ -83,10 +87,16 @@ def test_a_real_bomb_of_zeros_is_refused_before_it_expands(monkeypatch: pytest.M
 def test_unusual_types_become_text() -> None:
     columns: dict[str, Any] = {
         "u": pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])]),
-        "m": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int8())), "l": pa.array([[1.5], None], pa.list_(pa.float64(), 1)),
+        "m": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int8())),
+        "l": pa.array([[1.5], None], pa.list_(pa.float64(), 1)),
         "v": pa.array(["long enough to be out of line", None], pa.string_view()),
         "r": pa.RunEndEncodedArray.from_arrays(pa.array([2], pa.int32()), pa.array([7])),
-    }  # fmt: skip
-    out = read(ipc([pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))], file=False), "arrow_stream")
+    }
+    out = read(
+        ipc([pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))], file=False), "arrow_stream"
+    )
     assert out.channel("r")[1].tolist() == [7, 7]
-    assert out.text == '{"l":[1.5],"m":{"k":1},"u":1,"v":"long enough to be out of line"}\n{"l":null,"m":null,"u":"b","v":null}\n'
+    assert (
+        out.text
+        == '{"l":[1.5],"m":{"k":1},"u":1,"v":"long enough to be out of line"}\n{"l":null,"m":null,"u":"b","v":null}\n'
+    )

@@ -22,7 +22,20 @@ def lines(*rows: Any) -> bytes:
 
 
 def test_nested_numbers_are_channels_and_words_are_lines_of_text() -> None:
-    out = read(lines(*({"t": 1_600_000_000 + i, "imu": {"x": i, "y": [i, -i]}, "state": "ok", "deep": {"list": list(range(100))}} for i in range(3))), "jsonl")
+    out = read(
+        lines(
+            *(
+                {
+                    "t": 1_600_000_000 + i,
+                    "imu": {"x": i, "y": [i, -i]},
+                    "state": "ok",
+                    "deep": {"list": list(range(100))},
+                }
+                for i in range(3)
+            )
+        ),
+        "jsonl",
+    )
     assert out.channels == ["imu.x", "imu.y[0]", "imu.y[1]"]
     assert out.channel("imu.y[1]")[1].tolist() == [0, -1, -2]
     assert out.channel("imu.x")[0].tolist() == [(1_600_000_000 + i) * 10**9 for i in range(3)]
@@ -33,7 +46,9 @@ def test_nested_numbers_are_channels_and_words_are_lines_of_text() -> None:
 
 
 def test_a_field_that_is_absent_has_no_sample_and_one_that_is_null_has_one_that_is_not_valid() -> None:
-    out = read(lines({"t": 1e9, "a": 1}, {"t": 1e9 + 1, "a": None}, {"t": 1e9 + 2, "b": 5}, {"t": 1e9 + 3, "a": 2}), "jsonl")
+    out = read(
+        lines({"t": 1e9, "a": 1}, {"t": 1e9 + 1, "a": None}, {"t": 1e9 + 2, "b": 5}, {"t": 1e9 + 3, "a": 2}), "jsonl"
+    )
     t, value, valid = out.channel("a")
     assert (t // 10**9 - 10**9).tolist() == [0, 1, 3] and valid.tolist() == [True, False, True] and math.isnan(value[1])
     assert out.channel("b")[1].tolist() == [5]
@@ -42,15 +57,22 @@ def test_a_field_that_is_absent_has_no_sample_and_one_that_is_null_has_one_that_
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (b"oops\n", "invalid_json"), (b'{"t":1600000002,"a":"high"}\n', "wrong_type"), (b'{"a":1}\n', "no_time"), (b'{"t":NaN,"a":1}\n', "invalid_json"),
-        (b'{"t":1600000002,"a":1,"a":2}\n', "invalid_json"), (b'{"t":1600000002,"a":"\xff"}\n', "bad_encoding"), (b"[" * 100_000 + b"\n", "invalid_json"),
+        (b"oops\n", "invalid_json"),
+        (b'{"t":1600000002,"a":"high"}\n', "wrong_type"),
+        (b'{"a":1}\n', "no_time"),
+        (b'{"t":NaN,"a":1}\n', "invalid_json"),
+        (b'{"t":1600000002,"a":1,"a":2}\n', "invalid_json"),
+        (b'{"t":1600000002,"a":"\xff"}\n', "bad_encoding"),
+        (b"[" * 100_000 + b"\n", "invalid_json"),
     ],
-)  # fmt: skip
+)
 def test_one_bad_line_costs_one_line(bad: bytes, reason: str) -> None:
     good = [lines({"t": 1_600_000_000 + i, "a": i}) for i in range(4)]
     out = read(b"".join([*good[:2], bad, *good[2:]]), "jsonl")
     assert out.channel("a")[1].tolist() == [0, 1, 2, 3]
-    assert [(b.reason, b.locator) for b in out.bad] == [(reason, json.dumps({"byte": len(good[0]) * 2}).replace(" ", ""))]
+    assert [(b.reason, b.locator) for b in out.bad] == [
+        (reason, json.dumps({"byte": len(good[0]) * 2}).replace(" ", ""))
+    ]
 
 
 def test_a_line_that_was_cut_says_so() -> None:
@@ -74,7 +96,9 @@ def test_lines_that_a_connector_cut_give_the_same_records() -> None:
 
 
 def test_a_connectors_table_is_read_as_one() -> None:
-    batch = pa.RecordBatch.from_arrays([pa.array([1_600_000_000, 1_600_000_060]), pa.array([1.5, 2.5])], names=["time", "level"])
+    batch = pa.RecordBatch.from_arrays(
+        [pa.array([1_600_000_000, 1_600_000_060]), pa.array([1.5, 2.5])], names=["time", "level"]
+    )
     out = list(SensorNormalizer(SensorNormalizer.Config(channels={"level": "m"})).open(Item(batch, 0)))
     assert out[0].column("unit").to_pylist() == ["m"]  # type: ignore[union-attr]
 
@@ -83,7 +107,13 @@ def test_arrays_documents_and_columns_are_tables() -> None:
     rows = [{"time": f"2020-01-01T0{i}:00:00Z", "v": i} for i in range(3)]
     wanted = read(lines(*rows), "jsonl").channel("v")
     columns = {"time": [r["time"] for r in rows], "v": [r["v"] for r in rows]}
-    documents: list[Any] = [rows, {"meta": {"who": "me"}, "data": rows}, columns, {"a": {"b": columns}}, {"data": [[r["time"], r["v"]] for r in rows]}]
+    documents: list[Any] = [
+        rows,
+        {"meta": {"who": "me"}, "data": rows},
+        columns,
+        {"a": {"b": columns}},
+        {"data": [[r["time"], r["v"]] for r in rows]},
+    ]
     for document in documents:
         out = read(json.dumps(document), "json")
         name = "c1" if isinstance(document, dict) and isinstance(document.get("data", [{}])[0], list) else "v"
@@ -92,8 +122,14 @@ def test_arrays_documents_and_columns_are_tables() -> None:
 
 
 def test_units_beside_columns_are_taken() -> None:
-    out = read('{"lat":60,"hourly_units":{"temp":"°C"},"hourly":{"time":["2020-01-01T00:00","2020-01-01T01:00"],"temp":[1,2]}}', "json")
-    assert out.of("sensor")[0]["unit"] == "Cel" and out.of("sensor")[0]["locator"] == '{"channel":"temp","item":0,"path":"hourly"}'
+    out = read(
+        '{"lat":60,"hourly_units":{"temp":"°C"},"hourly":{"time":["2020-01-01T00:00","2020-01-01T01:00"],"temp":[1,2]}}',
+        "json",
+    )
+    assert (
+        out.of("sensor")[0]["unit"] == "Cel"
+        and out.of("sensor")[0]["locator"] == '{"channel":"temp","item":0,"path":"hourly"}'
+    )
 
 
 def test_a_cut_array_gives_its_elements_and_says_so() -> None:
@@ -136,5 +172,9 @@ def test_joined_windows_are_the_values_of_each_field(rows: list[dict[str, Any]],
             assert name not in out.channels
             continue
         t, value, valid = out.channel(name)
-        found = {int(when // 10**9) - 1_600_000_000: v for when, v, ok in zip(t.tolist(), value.tolist(), valid.tolist()) if ok}
+        found = {
+            int(when // 10**9) - 1_600_000_000: v
+            for when, v, ok in zip(t.tolist(), value.tolist(), valid.tolist())
+            if ok
+        }
         assert found == {i: float(v) for i, v in real}

@@ -34,11 +34,16 @@ def numbers_of(out: Read) -> dict[str, list[float]]:
 
 def test_row_groups_are_one_series() -> None:
     t = np.arange(5000) * 60_000_000 + 1_600_000_000_000_000
-    table = pa.table({"when": pa.array(t.tolist(), pa.timestamp("us", "UTC")), "v": pa.array((t % 977).tolist(), pa.int32())})
+    table = pa.table(
+        {"when": pa.array(t.tolist(), pa.timestamp("us", "UTC")), "v": pa.array((t % 977).tolist(), pa.int32())}
+    )
     out = read(parquet(table, row_group_size=700, compression="zstd"), "parquet")
     assert out.channel("v")[0].tolist() == (t * 1000).tolist()
     assert out.channel("v")[1].tolist() == (t % 977).astype(float).tolist()
-    assert [r["locator"] for r in out.records][:2] == ['{"channel":"v","first_row":0}', '{"channel":"v","first_row":512}']
+    assert [r["locator"] for r in out.records][:2] == [
+        '{"channel":"v","first_row":0}',
+        '{"channel":"v","first_row":512}',
+    ]
     assert out.records[0]["transforms"] == ["int32->float64"] and out.flags() == {}
 
 
@@ -46,22 +51,41 @@ def test_every_type_of_number_becomes_a_channel_and_the_rest_text() -> None:
     rows = 3
     table = pa.table(
         {
-            "ts": pa.array([datetime(2020, 1, 1, h, tzinfo=UTC) for h in range(rows)], pa.timestamp("ms", "Europe/Paris")),
-            "i64": pa.array([1, None, 2**53 + 1]), "u64": pa.array([2**64 - 1, 0, 1], pa.uint64()),
-            "f16": pa.array([0.5, None, math.inf], pa.float16()), "f32": pa.array([0.1, None, math.nan], pa.float32()),
-            "ok": pa.array([True, None, False]), "dec": pa.array([decimal.Decimal("1.50"), None, decimal.Decimal("-2")]),
-            "took": pa.array([timedelta(seconds=1), None, timedelta(0)], pa.duration("ms")), "at": pa.array([time(1), None, time(2)], pa.time32("ms")),
-            "coded": pa.array([5.0, 6.0, 5.0]).dictionary_encode(), "nested": pa.array([{"a": 1, "b": {"c": 2.0}}, None, {"a": None, "b": None}]),
-            "words": pa.array(["x", None, "z"]), "many": pa.array([[1, 2], None, []]), "raw": pa.array([b"\xff", b"ok", None]),
-            "day": pa.array([date(2020, 1, 1)] * 3), "nothing": pa.nulls(3),
+            "ts": pa.array(
+                [datetime(2020, 1, 1, h, tzinfo=UTC) for h in range(rows)], pa.timestamp("ms", "Europe/Paris")
+            ),
+            "i64": pa.array([1, None, 2**53 + 1]),
+            "u64": pa.array([2**64 - 1, 0, 1], pa.uint64()),
+            "f16": pa.array([0.5, None, math.inf], pa.float16()),
+            "f32": pa.array([0.1, None, math.nan], pa.float32()),
+            "ok": pa.array([True, None, False]),
+            "dec": pa.array([decimal.Decimal("1.50"), None, decimal.Decimal("-2")]),
+            "took": pa.array([timedelta(seconds=1), None, timedelta(0)], pa.duration("ms")),
+            "at": pa.array([time(1), None, time(2)], pa.time32("ms")),
+            "coded": pa.array([5.0, 6.0, 5.0]).dictionary_encode(),
+            "nested": pa.array([{"a": 1, "b": {"c": 2.0}}, None, {"a": None, "b": None}]),
+            "words": pa.array(["x", None, "z"]),
+            "many": pa.array([[1, 2], None, []]),
+            "raw": pa.array([b"\xff", b"ok", None]),
+            "day": pa.array([date(2020, 1, 1)] * 3),
+            "nothing": pa.nulls(3),
         }
-    )  # fmt: skip
+    )
     out = read(parquet(table), "parquet", device=None)
     nan = math.nan
     wanted = {
-        "i64": [1, nan, 2.0**53], "u64": [2.0**64, 0, 1], "f16": [0.5, nan, math.inf], "f32": [np.float32(0.1), nan, nan], "ok": [1, nan, 0],
-        "dec": [1.5, nan, -2], "took": [1000, nan, 0], "at": [3_600_000, nan, 7_200_000], "coded": [5, 6, 5], "nested.a": [1, nan, nan], "nested.b.c": [2, nan, nan],
-    }  # fmt: skip
+        "i64": [1, nan, 2.0**53],
+        "u64": [2.0**64, 0, 1],
+        "f16": [0.5, nan, math.inf],
+        "f32": [np.float32(0.1), nan, nan],
+        "ok": [1, nan, 0],
+        "dec": [1.5, nan, -2],
+        "took": [1000, nan, 0],
+        "at": [3_600_000, nan, 7_200_000],
+        "coded": [5, 6, 5],
+        "nested.a": [1, nan, nan],
+        "nested.b.c": [2, nan, nan],
+    }
     found = numbers_of(out)
     assert list(found) == list(wanted)
     assert [n for n in wanted if not np.array_equal(found[n], wanted[n], equal_nan=True)] == []  # type: ignore[arg-type]
@@ -69,8 +93,20 @@ def test_every_type_of_number_becomes_a_channel_and_the_rest_text() -> None:
     assert flagged == {"i64": ["lossy_int64"], "u64": ["lossy_int64"], "f16": ["non_finite:1"]}
     assert {r["channel"]: r["unit"] for r in out.of("sensor") if r["unit"]} == {"took": "ms", "at": "ms"}
     lines = [json.loads(line) for line in out.text.splitlines()]
-    assert lines[0]["words"] == "x" and lines[0]["many"] == [1, 2] and lines[0]["raw"] == "base64:/w==" and lines[0]["day"] == "2020-01-01"
-    assert lines[2] == {"day": "2020-01-01", "many": [], "nothing": None, "raw": None, "ts": lines[2]["ts"], "words": "z"}
+    assert (
+        lines[0]["words"] == "x"
+        and lines[0]["many"] == [1, 2]
+        and lines[0]["raw"] == "base64:/w=="
+        and lines[0]["day"] == "2020-01-01"
+    )
+    assert lines[2] == {
+        "day": "2020-01-01",
+        "many": [],
+        "nothing": None,
+        "raw": None,
+        "ts": lines[2]["ts"],
+        "words": "z",
+    }
 
 
 def test_times_of_every_unit_and_zone_are_exact() -> None:
@@ -79,7 +115,9 @@ def test_times_of_every_unit_and_zone_are_exact() -> None:
         for zone in (None, "America/Lima"):
             column = pa.array([m.replace(microsecond=0) for m in moments], pa.timestamp(unit, zone))
             out = read(parquet(pa.table({"t": column, "v": [1.0, 2.0]})), "parquet")
-            assert out.channel("v")[0].tolist() == [int(np.datetime64(m.replace(microsecond=0), "ns").astype(np.int64)) for m in moments]
+            assert out.channel("v")[0].tolist() == [
+                int(np.datetime64(m.replace(microsecond=0), "ns").astype(np.int64)) for m in moments
+            ]
             assert ("naive_time" in out.flags()) == (zone is None)
 
 
@@ -97,7 +135,9 @@ def test_two_columns_of_one_name_are_two_channels() -> None:
 
 
 def test_a_megabyte_that_every_row_refers_to_is_held_once_and_refused_as_a_bomb() -> None:
-    table = pa.table({"s": pa.array(["x" * (1 << 20)]).dictionary_encode().take(pa.array([0] * 20_000)), "v": np.zeros(20_000)})
+    table = pa.table(
+        {"s": pa.array(["x" * (1 << 20)]).dictionary_encode().take(pa.array([0] * 20_000)), "v": np.zeros(20_000)}
+    )
     data = parquet(table, compression="zstd")
     assert len(data) < 100_000
     out = read(data, "parquet")
@@ -108,16 +148,27 @@ def test_a_megabyte_that_every_row_refers_to_is_held_once_and_refused_as_a_bomb(
 def test_a_row_group_that_declares_more_than_the_ratio_allows_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensor_parquet, "FLOOR", 1 << 20)
     table = pa.table({"v": np.zeros(1_000_000), "w": np.arange(1_000_000)})
-    data = parquet(table, compression="zstd", use_dictionary=False, column_encoding={"v": "PLAIN", "w": "DELTA_BINARY_PACKED"})
+    data = parquet(
+        table, compression="zstd", use_dictionary=False, column_encoding={"v": "PLAIN", "w": "DELTA_BINARY_PACKED"}
+    )
     out = read(data, "parquet", Limits(max_ratio=20))
-    assert out.records == [] and out.error is not None and out.error.reason == "bomb" and "declares" in out.error.message
+    assert (
+        out.records == [] and out.error is not None and out.error.reason == "bomb" and "declares" in out.error.message
+    )
 
 
 def test_damage_costs_its_column_from_where_it_begins() -> None:
     values = np.arange(40_000, dtype=np.float64)
     table = pa.table({"a": values, "b": values + 0.5})
     data = bytearray(
-        parquet(table, compression="none", use_dictionary=False, data_page_size=8 << 10, row_group_size=20_000, write_page_checksum=True)
+        parquet(
+            table,
+            compression="none",
+            use_dictionary=False,
+            data_page_size=8 << 10,
+            row_group_size=20_000,
+            write_page_checksum=True,
+        )
     )
     column = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(1)
     data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
@@ -154,7 +205,9 @@ def test_variants_are_refused_by_name_while_their_neighbours_arrive() -> None:
 
 
 @pytest.mark.data
-def test_every_good_file_of_the_corpus_arrives_as_pyarrow_reads_it(corpus: Path, manifest: list[dict[str, str]]) -> None:
+def test_every_good_file_of_the_corpus_arrives_as_pyarrow_reads_it(
+    corpus: Path, manifest: list[dict[str, str]]
+) -> None:
     paths = [r["path"] for r in manifest if r["path"].startswith("sensor/parquet/") and r["class"] == "good"]
     assert len(paths) > 40
     for name in paths:

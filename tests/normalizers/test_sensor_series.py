@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import struct
@@ -27,7 +28,7 @@ def run(t: list[int], value: list[float], cuts: list[int], window: int = 8, **se
     series = Series([Channel("v")], window, time_source="field:t", **settings)
     drafts: list[Draft] = []
     borders = [0, *sorted(c % (len(t) + 1) for c in cuts), len(t)]
-    for start, end in zip(borders, borders[1:]):
+    for start, end in itertools.pairwise(borders):
         values = np.array(value[start:end], np.float64)
         part = Values(values, np.isfinite(values))
         drafts += series.add(np.arange(start, end), np.array(t[start:end], np.int64), [part])
@@ -79,7 +80,8 @@ def test_a_channel_begins_with_its_first_value_and_an_empty_one_never() -> None:
     data = "t,a,b,c\n" + "".join(f"2020-01-01 00:00:{i:02d},{i},{i if i > 20 else ''},\n" for i in range(30))
     out = read(data, "csv", window=8)
     assert [r["locator"] for r in out.records if r["channel"] == "b"] == [
-        '{"channel":"b","first_row":16}', '{"channel":"b","first_row":24}'
+        '{"channel":"b","first_row":16}',
+        '{"channel":"b","first_row":24}',
     ]
     assert out.channels == ["a", "b"]
 
@@ -90,7 +92,8 @@ def test_a_table_of_gaps_is_not_silence() -> None:
 
 
 def test_the_place_of_a_window_is_the_box_of_its_positions() -> None:
-    data = "time,lat,lon,v\n2020-01-01,60,24,1\n2020-01-02,61,335,2\n2020-01-03,,,3\n2020-01-04,60.5,25,4\n2020-01-05,60.5,25,4\n"
+    rows = ["60,24,1", "61,335,2", ",,3", "60.5,25,4", "60.5,25,4"]
+    data = "time,lat,lon,v\n" + "".join(f"2020-01-0{i + 1},{row}\n" for i, row in enumerate(rows))
     out = read(data, "csv", window=3)
     box, point = out.records[0]["geometry"], out.records[-1]["geometry"]
     assert struct.unpack("<BIII10d", box)[4:] == (-25.0, 60.0, 24.0, 60.0, 24.0, 61.0, -25.0, 61.0, -25.0, 60.0)
@@ -122,17 +125,32 @@ def test_batches_are_bounded_and_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("header", "wanted"),
     [
-        ("temp [degC]", ("temp", "Cel")), ("speed (m/s)", ("speed", "m/s")), ("Druck [hPa]", ("Druck", "hPa")), ("flow (left)", ("flow (left)", None)),
-        ("temp (min)", ("temp (min)", None)), ("t [min]", ("t", "min")), ("power[kW]", ("power", "kW")), ("PM2.5 (µg/m³)", ("PM2.5", "ug/m3")),
-        ("plain", ("plain", None)), ("humidity (%)", ("humidity", "%")), ("x [y] [m]", ("x [y] [m]", None)), ("[m]", ("[m]", None)),
+        ("temp [degC]", ("temp", "Cel")),
+        ("speed (m/s)", ("speed", "m/s")),
+        ("Druck [hPa]", ("Druck", "hPa")),
+        ("flow (left)", ("flow (left)", None)),
+        ("temp (min)", ("temp (min)", None)),
+        ("t [min]", ("t", "min")),
+        ("power[kW]", ("power", "kW")),
+        ("PM2.5 (µg/m³)", ("PM2.5", "ug/m3")),
+        ("plain", ("plain", None)),
+        ("humidity (%)", ("humidity", "%")),
+        ("x [y] [m]", ("x [y] [m]", None)),
+        ("[m]", ("[m]", None)),
     ],
-)  # fmt: skip
+)
 def test_units_in_headers_are_taken_where_they_are_certain(header: str, wanted: tuple[str, str | None]) -> None:
     assert split_header(header) == wanted
 
 
 def test_units_keep_the_case_of_their_letters() -> None:
-    assert (to_ucum("mW"), to_ucum("MW"), to_ucum("Celsius"), to_ucum("furlong"), to_ucum("{beat}/min")) == ("mW", "MW", "Cel", None, "{beat}/min")
+    assert (to_ucum("mW"), to_ucum("MW"), to_ucum("Celsius"), to_ucum("furlong"), to_ucum("{beat}/min")) == (
+        "mW",
+        "MW",
+        "Cel",
+        None,
+        "{beat}/min",
+    )
 
 
 def test_very_many_devices_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

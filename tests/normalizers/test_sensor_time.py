@@ -27,13 +27,22 @@ def nanos(moment: datetime) -> int:
 
 #: layout → (how Python writes it, its resolution)
 WRITTEN = {
-    "iso": "%Y-%m-%dT%H:%M:%S.%f", "ymd": "%Y/%m/%d %H:%M:%S", "compact": "%Y%m%dT%H%M%S", "mdy": "%m/%d/%Y %I:%M:%S %p",
-    "dmy": "%d.%m.%Y %H:%M", "d-month-y": "%d-%b-%Y %H:%M:%S", "month-d-y": "%B %d, %Y %H:%M:%S", "ctime": "%a %b %d %H:%M:%S %Y",
-}  # fmt: skip
+    "iso": "%Y-%m-%dT%H:%M:%S.%f",
+    "ymd": "%Y/%m/%d %H:%M:%S",
+    "compact": "%Y%m%dT%H%M%S",
+    "mdy": "%m/%d/%Y %I:%M:%S %p",
+    "dmy": "%d.%m.%Y %H:%M",
+    "d-month-y": "%d-%b-%Y %H:%M:%S",
+    "month-d-y": "%B %d, %Y %H:%M:%S",
+    "ctime": "%a %b %d %H:%M:%S %Y",
+}
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1)), min_size=1, max_size=20), st.sampled_from(sorted(WRITTEN)))
+@given(
+    st.lists(st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1)), min_size=1, max_size=20),
+    st.sampled_from(sorted(WRITTEN)),
+)
 def test_every_layout_reads_what_python_writes(moments: list[datetime], layout: str) -> None:
     form = WRITTEN[layout]
     texts = [m.strftime(form) if m.year >= 1000 else "" for m in moments]
@@ -57,16 +66,32 @@ def test_offsets_are_applied(moment: datetime, minutes: int) -> None:
 @pytest.mark.parametrize(
     ("text", "layout", "wanted"),
     [
-        ("2020-01-01 24:00:00", "iso", "2020-01-02"), ("2020-02-29", "iso", "2020-02-29"), ("2020-01", "iso", "2020-01-01"),
-        ("2016-12-31 23:59:60", "iso", "2017-01-01"), ("2020-01-01T00:00:00.123456789Z", "iso", "2020-01-01T00:00:00.123456789"),
-        ("2020-01-01 00:00:00,5", "iso", "2020-01-01T00:00:00.5"), ("1/2/69", "mdy", "1969-01-02"), ("1/2/68", "mdy", "2068-01-02"),
-        ("12/31/99 12:00 AM", "mdy", "1999-12-31"), ("12/31/99 12:30 pm", "mdy", "1999-12-31T12:30"), ("0099-01-01", "ymd", None),
-        ("2020-02-30", "iso", None), ("2021-02-29", "iso", None), ("2020-13-01", "iso", None), ("2020-01-01 25:00", "iso", None),
-        ("13:00 PM", "mdy", None), ("1/1/2020 13:00 PM", "mdy", None), ("1600-01-01", "iso", None), ("2300-01-01", "iso", None),
-        ("", "iso", None), ("Sun, 06 Nov 1994 08:49:37 GMT", "d-month-y", "1994-11-06T08:49:37"),
-        ("2020-01-01T12:00:00+02:00[Europe/Helsinki]", "iso", "2020-01-01T10:00"), ("2020-366", "%Y-%j", "2020-12-31"), ("2021-366", "%Y-%j", None),
+        ("2020-01-01 24:00:00", "iso", "2020-01-02"),
+        ("2020-02-29", "iso", "2020-02-29"),
+        ("2020-01", "iso", "2020-01-01"),
+        ("2016-12-31 23:59:60", "iso", "2017-01-01"),
+        ("2020-01-01T00:00:00.123456789Z", "iso", "2020-01-01T00:00:00.123456789"),
+        ("2020-01-01 00:00:00,5", "iso", "2020-01-01T00:00:00.5"),
+        ("1/2/69", "mdy", "1969-01-02"),
+        ("1/2/68", "mdy", "2068-01-02"),
+        ("12/31/99 12:00 AM", "mdy", "1999-12-31"),
+        ("12/31/99 12:30 pm", "mdy", "1999-12-31T12:30"),
+        ("0099-01-01", "ymd", None),
+        ("2020-02-30", "iso", None),
+        ("2021-02-29", "iso", None),
+        ("2020-13-01", "iso", None),
+        ("2020-01-01 25:00", "iso", None),
+        ("13:00 PM", "mdy", None),
+        ("1/1/2020 13:00 PM", "mdy", None),
+        ("1600-01-01", "iso", None),
+        ("2300-01-01", "iso", None),
+        ("", "iso", None),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", "d-month-y", "1994-11-06T08:49:37"),
+        ("2020-01-01T12:00:00+02:00[Europe/Helsinki]", "iso", "2020-01-01T10:00"),
+        ("2020-366", "%Y-%j", "2020-12-31"),
+        ("2021-366", "%Y-%j", None),
     ],
-)  # fmt: skip
+)
 def test_edges_of_the_calendar(text: str, layout: str, wanted: str | None) -> None:
     stamps = sensor_time.read(pa.array([text, None]), layout)
     assert stamps.ok.tolist() == [wanted is not None, False]
@@ -84,11 +109,17 @@ def test_one_odd_stamp_does_not_change_the_others() -> None:
 @pytest.mark.parametrize(
     ("texts", "layout", "ambiguous"),
     [
-        (["1/2/2020", "1/13/2020"], "mdy", False), (["1/2/2020", "13/2/2020"], "dmy", False), (["1/2/2020", "3/4/2020"], "mdy", True),
-        (["1.2.2020", "3.4.2020"], "dmy", False), (["2020-01-02"], "iso", False), (["20200102"], "compact", False),
-        (["x1", "y2"], None, False), (["12.5", "13.5"], None, False), (["", ""], None, False),
+        (["1/2/2020", "1/13/2020"], "mdy", False),
+        (["1/2/2020", "13/2/2020"], "dmy", False),
+        (["1/2/2020", "3/4/2020"], "mdy", True),
+        (["1.2.2020", "3.4.2020"], "dmy", False),
+        (["2020-01-02"], "iso", False),
+        (["20200102"], "compact", False),
+        (["x1", "y2"], None, False),
+        (["12.5", "13.5"], None, False),
+        (["", ""], None, False),
     ],
-)  # fmt: skip
+)
 def test_the_order_of_day_and_month_is_told_by_the_data(texts: list[str], layout: str | None, ambiguous: bool) -> None:
     found = sensor_time.detect(pa.array(texts))
     assert found == (None if layout is None else (layout, ambiguous))
@@ -103,7 +134,12 @@ def test_an_order_that_the_data_leave_open_is_flagged() -> None:
 
 @pytest.mark.parametrize(
     ("first", "unit"),
-    [(1_600_000_000, NANOS), (1_600_000_000_000, 10**6), (1_600_000_000_000_000, 10**3), (1_600_000_000_000_000_000, 1)],
+    [
+        (1_600_000_000, NANOS),
+        (1_600_000_000_000, 10**6),
+        (1_600_000_000_000_000, 10**3),
+        (1_600_000_000_000_000_000, 1),
+    ],
 )
 def test_epochs_are_told_by_their_size(first: int, unit: int) -> None:
     out = read(f"timestamp,v\n{first},1\n{first + 60 * NANOS // unit},2\n", "csv")
@@ -143,11 +179,16 @@ def test_dates_and_clocks_in_columns_of_their_own_are_joined() -> None:
 
 def test_spreadsheet_days_are_read_when_declared() -> None:
     out = read("when,v\n43831.5,1\n43832.25,2\n", "csv", time="when", time_format="excel")
-    assert out.channel("v")[0].tolist() == [np.datetime64(t, "ns").astype(np.int64) for t in ("2020-01-01T12", "2020-01-02T06")]
+    assert out.channel("v")[0].tolist() == [
+        np.datetime64(t, "ns").astype(np.int64) for t in ("2020-01-01T12", "2020-01-02T06")
+    ]
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.datetimes(datetime(1975, 1, 1), datetime(2030, 1, 1)), st.sampled_from(["Europe/Berlin", "America/Chicago", "Asia/Kathmandu", "Australia/Lord_Howe"]))
+@given(
+    st.datetimes(datetime(1975, 1, 1), datetime(2030, 1, 1)),
+    st.sampled_from(["Europe/Berlin", "America/Chicago", "Asia/Kathmandu", "Australia/Lord_Howe"]),
+)
 def test_wall_clocks_agree_with_zoneinfo(start: datetime, zone: str) -> None:
     start = start.replace(second=0, microsecond=0)
     moments = [start + timedelta(minutes=17 * i) for i in range(40)]

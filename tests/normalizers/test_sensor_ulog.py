@@ -36,18 +36,27 @@ def test_nested_arrays_and_letters_are_flattened() -> None:
     assert out.channels == ["pose/xy[0]", "pose/xy[1]", "pose/in[0].a", "pose/in[1].a"]
     assert out.channel("pose/in[1].a")[1].tolist() == [1, 2, 3, 4, 5]
     assert out.channel("pose/xy[1]")[0].tolist() == [i * 1_000_000 for i in range(5)]
-    assert [json.loads(line) for line in out.text.splitlines()] == [{"mode": "auto", "t": 0}, {"mode": "man", "t": 3_000_000}]
+    assert [json.loads(line) for line in out.text.splitlines()] == [
+        {"mode": "auto", "t": 0},
+        {"mode": "man", "t": 3_000_000},
+    ]
     assert out.flags()["relative_time"] == 4 and out.records[0]["event_time"] is None
 
 
 def test_gps_time_makes_the_whole_log_absolute() -> None:
-    gps = message("F", b"vehicle_gps_position:uint64_t timestamp;uint64_t time_utc_usec;double latitude_deg;double longitude_deg;")
+    gps = message(
+        "F", b"vehicle_gps_position:uint64_t timestamp;uint64_t time_utc_usec;double latitude_deg;double longitude_deg;"
+    )
     add = message("A", struct.pack("<BH", 0, 8) + b"vehicle_gps_position")
     fix = message("D", struct.pack("<HQQdd", 8, 5000, 1_600_000_000_005_000, 60.0, 25.0))
     out = read(log(INNER, FORMAT, gps, ADD, add, data(1), fix), "ulog")
     assert out.channel("pose/xy[0]")[0].tolist() == [1_600_000_000_001_000_000]
     place = next(r for r in out.records if r.get("channel") == "vehicle_gps_position/latitude_deg")
-    assert place["geometry"] == struct.pack("<BIdd", 1, 1, 25.0, 60.0) and place["unit"] == "deg" and place["time_source"] == "ulog:gps"
+    assert (
+        place["geometry"] == struct.pack("<BIdd", 1, 1, 25.0, 60.0)
+        and place["unit"] == "deg"
+        and place["time_source"] == "ulog:gps"
+    )
 
 
 def test_a_cut_log_gives_what_came_before_and_says_so() -> None:
@@ -87,7 +96,10 @@ def test_flags_that_are_not_known_are_refused_by_name() -> None:
 
 def test_hostile_formats_do_not_expand_without_bound() -> None:
     formats = [message("F", f"t{i}:uint64_t timestamp;t{i + 1}[60000] x;".encode()) for i in range(8)]
-    out = read(log(*formats, message("F", b"t8:uint8_t[65000] x;"), message("A", struct.pack("<BH", 0, 7) + b"t0"), data(1)), "ulog")
+    out = read(
+        log(*formats, message("F", b"t8:uint8_t[65000] x;"), message("A", struct.pack("<BH", 0, 7) + b"t0"), data(1)),
+        "ulog",
+    )
     assert out.of("sensor") == []
 
 
@@ -113,8 +125,13 @@ def test_every_field_agrees_with_pyulog(corpus: Path) -> None:
             value = np.concatenate([r["value"] for r in records])
             first = json.loads(records[0]["locator"])["message"]
             assert np.array_equal(value, wanted[first:].astype(np.float64), equal_nan=True), (name, field)
-            micros = np.concatenate([r["t"] for r in records]) // 1000 - topic.data["timestamp"][first:].astype(np.int64)
+            micros = np.concatenate([r["t"] for r in records]) // 1000 - topic.data["timestamp"][first:].astype(
+                np.int64
+            )
             offsets |= set(micros.tolist())
             checked += 1
     assert checked > 1500 and len(offsets) == 1, "one offset makes boot time absolute"
-    assert all(m.message in out.text.encode().decode("unicode_escape") or json.dumps(m.message)[1:-1] in out.text for m in known.logged_messages)
+    assert all(
+        m.message in out.text.encode().decode("unicode_escape") or json.dumps(m.message)[1:-1] in out.text
+        for m in known.logged_messages
+    )

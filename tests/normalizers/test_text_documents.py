@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from headrace.connectors.contract import BytesBlob, Item
 from headrace.ingest.normalizers import text as text_module
+from headrace.ingest.normalizers import text_encoding
 from headrace.ingest.normalizers.contract import Bad
 from headrace.ingest.normalizers.text import TextConfig, TextNormalizer
 from headrace.ingest.normalizers.text_divide import divide
@@ -84,10 +86,30 @@ def test_a_wrong_byte_far_behind_is_named_by_its_place_in_the_file() -> None:
     with pytest.raises(RecordError, match=r"byte 3000003 ") as whole:
         decode(data)
     assert whole.value.reason == "bad_encoding"
-    import io
-
     with pytest.raises(RecordError, match=r"byte 3000003 "):
         list(TextStream(io.BytesIO(data), None))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("aé€😀"), max_size=8), st.binary(min_size=1, max_size=4), st.integers(1, 4))
+def test_a_wrong_byte_has_the_same_place_however_the_file_is_read(text: str, odd: bytes, step: int) -> None:
+    data = text.encode() + odd + b"end"
+    try:
+        data.decode()
+        place = None
+    except UnicodeDecodeError as exc:
+        place = exc.start
+    if data.startswith((b"\xff\xfe", b"\xfe\xff", codecs.BOM_UTF8)):
+        return
+    chunk = text_encoding._CHUNK_BYTES
+    text_encoding._CHUNK_BYTES = step
+    try:
+        read = "".join(TextStream(io.BytesIO(data), None))
+        assert place is None and read == data.decode()
+    except RecordError as exc:
+        assert exc.reason == "bad_encoding" and f"byte {place} " in exc.message
+    finally:
+        text_encoding._CHUNK_BYTES = chunk
 
 
 @pytest.mark.parametrize(("data", "good", "torn"), [("ab€".encode()[:-1], "ab", 2), (b"\xff\xfea\0b", "a", 4)])
@@ -129,7 +151,7 @@ def test_a_wrong_setting_is_refused_before_any_byte_is_read(settings_: dict[str,
 division_texts = st.text(st.sampled_from("ab .!\n\r\t。é\u0301\u200d😀\u2029"), max_size=300)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(division_texts, st.integers(2, 40), st.integers(1, 50))
 def test_parts_joined_are_the_document_and_pieces_do_not_matter(text: str, max_chars: int, step: int) -> None:
     parts = list(divide([text], max_chars))

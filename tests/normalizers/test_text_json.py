@@ -151,6 +151,9 @@ def test_a_named_field_that_is_absent_refuses_or_flags_as_the_pipeline_says() ->
         (1709294400123, "2024-03-01T12:00:00.123000", []),
         (1709294400123456, "2024-03-01T12:00:00.123456", []),
         (1709294400123456789, "2024-03-01T12:00:00.123456", []),
+        (20_000_000_000_000, "2603-10-11T11:33:20", []),
+        (20_000_000_000_000_000, "2603-10-11T11:33:20", []),
+        (99_999_999_999, "5138-11-16T09:46:39", []),
         (-1.5, "1969-12-31T23:59:58.500000", []),
         (0, "1970-01-01T00:00:00", []),
     ],
@@ -229,7 +232,7 @@ def test_a_document_that_would_not_fit_is_refused_before_it_is_read() -> None:
 
 
 def test_a_file_of_lines_and_a_table_of_lines_give_the_same_records() -> None:
-    lines = [b'{"text": "%d"}' % n for n in range(20_000)]
+    lines = [b'{"text": "%d"}' % n for n in range(9_000)]
     lines[7] = b"{"
     table_rows, table_bad = lines_of(lines)
     blob = Item(BytesBlob("a.jsonl", b"\xef\xbb\xbf" + b"\n".join(lines)), 1, headers={"format": "jsonl"})

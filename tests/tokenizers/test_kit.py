@@ -133,11 +133,6 @@ class TestRasterPcaFsq(TokenizerKit):
             assert a.shape == b.shape and a.dtype == b.dtype
 
 
-class TestRasterBase(TestRasterPcaFsq):
-    def settings(self) -> Mapping[str, Any]:
-        return {"type": "pca-fsq", "scaling": "base"}
-
-
 class TestBandPcaFsq(TokenizerKit):
     def settings(self) -> Mapping[str, Any]:
         return {"type": "band-pca-fsq"}

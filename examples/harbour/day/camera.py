@@ -61,6 +61,9 @@ for _cover, _colour in {
     _ALBEDO[_cover] = _colour
 
 
+_OPEN = (MEADOW, CROP, RAPE, SOIL, ASPHALT)
+
+
 @dataclass(frozen=True)
 class Camera:
     """Where it stands (local metres, height above the datum), where it looks, and its picture in pixels."""
@@ -216,19 +219,21 @@ def ground_layers(camera: Camera, place: Place, water: float, grain: Texture, *,
         x,
         y,
     )
-    _paint_ground(layers, place, grain)
+    _paint_ground(layers, place, grain, camera.z + depth * rows[:, None])
     return layers
 
 
-def _paint_ground(layers: Layers, place: Place, grain: Texture) -> None:
+def _paint_ground(layers: Layers, place: Place, grain: Texture, height: Array) -> None:
     on = layers.kind == GROUND
-    x, y = layers.x[on], layers.y[on]
+    x, y, z = layers.x[on], layers.y[on], height[on]
     inner = np.maximum(np.abs(x), np.abs(y)) < place.core.half - 4
     colour, normal = np.zeros((len(x), 3), np.float32), np.zeros((len(x), 3), np.float32)
     for grid, use in ((place.core, inner), (place.whole, ~inner)):
         row, column = grid.index(x[use], y[use])
         cover = grid.cover[row, column]
         outside = np.maximum(np.abs(x[use]), np.abs(y[use])) > grid.half - 8
+        # The last tree's side falls to the ground inside the next cell: it is leaves, not field.
+        cover = np.where((z[use] > grid.ground[row, column] + 1.2) & np.isin(cover, _OPEN), BROADLEAF, cover)
         cover = np.where(outside, CONIFER, np.where(cover == SEA, ROCK, cover))
         c = _ALBEDO[cover] * (1 + 0.16 * grid.tint[row, column])[:, None]
         roofs = np.concatenate([ROOFS, CONTAINERS])[grid.roof[row, column]]
