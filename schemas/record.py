@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -170,6 +170,12 @@ def modality_of(batch: pa.RecordBatch) -> Modality:
     return name
 
 
+@cache
+def _layout(modality: Modality) -> tuple[pa.Schema, tuple[tuple[str, pa.DataType], ...], tuple[str, ...]]:
+    schema = draft_schema(modality)
+    return schema, tuple((f.name, f.type) for f in schema), tuple(f.name for f in schema if not f.nullable)
+
+
 class RecordBuilder:
     """Collects rows of one modality and makes a draft batch of them.
 
@@ -179,7 +185,7 @@ class RecordBuilder:
 
     def __init__(self, modality: Modality) -> None:
         self.modality: Modality = modality
-        self.schema = draft_schema(modality)
+        self.schema, self._columns, self._required = _layout(modality)
         self.payload_bytes = 0
         self._rows: list[dict[str, Any]] = []
 
@@ -201,10 +207,10 @@ class RecordBuilder:
             self.payload_bytes += payload.nbytes
         elif payload is not None:
             self.payload_bytes += len(payload)
-        for field in self.schema:
-            if not field.nullable and row.get(field.name) is None:
-                raise TypeError(f"a {self.modality} record needs `{field.name}`")
-        unknown = row.keys() - set(self.schema.names)
+        for name in self._required:
+            if row.get(name) is None:
+                raise TypeError(f"a {self.modality} record needs `{name}`")
+        unknown = row.keys() - dict(self._columns).keys()
         if unknown:
             raise TypeError(f"a {self.modality} record has no column {sorted(unknown)}; unknown fields go to `extra`")
         self._rows.append(row)
@@ -213,23 +219,28 @@ class RecordBuilder:
         """The batch of all rows added so far; the builder is empty afterwards."""
         rows, self._rows, self.payload_bytes = self._rows, [], 0
         return pa.RecordBatch.from_arrays(
-            [_column(field, [row.get(field.name) for row in rows]) for field in self.schema], schema=self.schema
+            [_column(kind, [row.get(name) for row in rows]) for name, kind in self._columns], schema=self.schema
         )
 
 
-def _column(field: pa.Field, values: list[Any]) -> pa.Array:
+#: List types whose rows may be given as numpy arrays.
+_NUMBER_LISTS = frozenset({pa.list_(SENSOR_TIME), pa.list_(pa.float64()), pa.list_(pa.bool_()), pa.list_(pa.int64())})
+
+
+@lru_cache(maxsize=1024)
+def _nulls(count: int, kind: pa.DataType) -> pa.Array:
+    return pa.nulls(count, kind)
+
+
+def _column(kind: pa.DataType, values: list[Any]) -> pa.Array:
     if all(v is None for v in values):
-        return pa.nulls(len(values), field.type)
-    if field.type == pa.large_binary() and any(isinstance(v, np.ndarray) for v in values):
-        return large_binary([None if v is None else np.ascontiguousarray(v) for v in values])
-    if field.type in (
-        pa.list_(SENSOR_TIME),
-        pa.list_(pa.float64()),
-        pa.list_(pa.bool_()),
-        pa.list_(pa.int64()),
-    ) and any(isinstance(v, np.ndarray) for v in values):
-        return _list_column(field.type, values)
-    return pa.array(values, type=field.type)
+        return _nulls(len(values), kind) if len(values) <= 64 else pa.nulls(len(values), kind)
+    if any(isinstance(v, np.ndarray) for v in values):
+        if kind == pa.large_binary():
+            return large_binary([None if v is None else np.ascontiguousarray(v) for v in values])
+        if kind in _NUMBER_LISTS:
+            return _list_column(kind, values)
+    return pa.array(values, type=kind)
 
 
 def large_binary(values: Sequence[npt.NDArray[Any] | None]) -> pa.Array:

@@ -53,6 +53,9 @@ def make_files(out: Path) -> None:
         generate.generate(out / "data")
         finished.touch()
     for name in ("pipeline.yaml", "tide.py"):
+        if (out / name).is_file() and (out / name).read_bytes() != (HERE / name).read_bytes():
+            for engine in ("ray", "inline"):  # built with other settings
+                shutil.rmtree(out / engine, ignore_errors=True)
         shutil.copyfile(HERE / name, out / name)
     files = [p for p in (out / "data").rglob("*") if p.is_file() and p != finished]
     say(f"   {len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.1f} MB in {out / 'data'}\n")

@@ -177,6 +177,10 @@ class CsvTable:
     ) -> tuple[Chunk, int]:
         """The chunk of rows whose cells are `strings`; `kept`: their index in the block, None if they are all of it."""
         count = len(strings[0])
+        if count == 0:
+            nothing = [pa.array([], kind) for kind in self._kinds.values()]
+            batch = pa.RecordBatch.from_arrays(nothing, names=list(self._kinds))
+            return Chunk(batch, np.empty(0, np.int64)), 0
         wrong = np.zeros(count, np.bool_)
         why: dict[int, str] = {}
         columns, lossy = [], {}

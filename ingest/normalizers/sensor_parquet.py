@@ -92,44 +92,47 @@ class ParquetTable:
     """The chunks of one Parquet file. `bad`: what its chunks could not give, filled as they are read."""
 
     def __init__(self, blob: Blob, limits: Limits) -> None:
-        import pyarrow.parquet as pq
 
         self._size = blob.size
         self.max_text = max(FLOOR, limits.max_ratio * blob.size)
         self._limits = limits
         self._stream = None if blob.local_path() else blob.open()
+        self._source: Any = blob.local_path() or pa.PythonFile(self._stream, mode="r")
         self.bad: list[Bad] = []
         self._points: dict[str, int | None] = {}
         try:
             with arrow_errors("the Parquet file"):
-                source: Any = blob.local_path() or pa.PythonFile(self._stream, mode="r")
-                options: dict[str, Any] = {
-                    "page_checksum_verification": True,
-                    "pre_buffer": False,
-                    "buffer_size": 1 << 20,
-                    "thrift_string_size_limit": 64 << 20,
-                    "thrift_container_size_limit": 1 << 20,
-                }
-                footer = pq.ParquetFile(source, **options)
+                footer = self._open()
                 self._check_declared(footer.metadata)
                 check_names(footer.schema_arrow)
-                old = any(footer.schema.column(i).physical_type == "INT96" for i in range(len(footer.schema)))
+                columns = [footer.schema.column(i) for i in range(len(footer.schema))]
+                self._old = any(column.physical_type == "INT96" for column in columns)
                 self._geo, degrees = _geometries(footer)
-                self._file = pq.ParquetFile(
-                    source,
-                    **options,
-                    read_dictionary=[name for name in _dictionaries(footer) if name not in self._geo],
-                    coerce_int96_timestamp_unit="us" if old else None,
-                )
+                texts = [f.name for f in footer.schema_arrow if _is_text(f.type) and f.name not in self._geo]
+                self._file = self._open(read_dictionary=texts)
                 self.schema = self._file.schema_arrow
-                self._sparse = _expanding(footer.metadata)
         except RecordError:
             self.close()
             raise
+        self._coded = bool(texts)  #: text columns are read as dictionaries
         self._names = distinct(self.schema.names)
-        self.flags: tuple[str, ...] = ("int96_microseconds",) if old else ()
+        self.flags: tuple[str, ...] = ("int96_microseconds",) if self._old else ()
         self.units = {f"{name}.{axis}": "deg" for name in degrees for axis in "xy"}
         self.position = (f"{degrees[0]}.y", f"{degrees[0]}.x") if degrees else None
+
+    def _open(self, **options: Any) -> Any:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(
+            self._source,
+            page_checksum_verification=True,
+            pre_buffer=False,
+            buffer_size=1 << 20,
+            thrift_string_size_limit=64 << 20,
+            thrift_container_size_limit=1 << 20,
+            coerce_int96_timestamp_unit="us",
+            **options,
+        )
 
     def close(self) -> None:
         """Close the stream of a blob that is no local file."""
@@ -145,13 +148,11 @@ class ParquetTable:
         self.close()
 
     def _check_declared(self, metadata: Any) -> None:
+        # Nothing below a row group is looked at: pyarrow ends the process where the metadata of a column are broken.
         allowed = max(FLOOR, self._limits.max_ratio * self._size)
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
-            declared = max(
-                group.total_byte_size,
-                sum(max(0, group.column(i).total_uncompressed_size) for i in range(group.num_columns)),
-            )
+            declared = group.total_byte_size
             if group.num_rows < 0 or declared < 0:
                 raise RecordError("corrupt", f"row group {index} declares {group.num_rows} rows and {declared} bytes")
             if declared > allowed:
@@ -163,32 +164,46 @@ class ParquetTable:
     def chunks(self) -> Iterator[Chunk]:
         """All rows. Raises: RecordError where nothing of the rest can be read."""
         row = 0
-        decoded = 0
-        allowed = max(FLOOR, self._limits.max_ratio * self._size)
+        self._decoded = 0
         for index in range(self._file.metadata.num_row_groups):
-            group = self._file.metadata.row_group(index)
-            size = max(1, group.total_byte_size) // max(1, group.num_rows)
-            batch_rows = SALVAGE_ROWS if self._sparse else min(BATCH_ROWS, max(256, BATCH_BYTES // max(1, size)))
+            rows = self._file.metadata.row_group(index).num_rows
             done = 0
-            try:
-                with arrow_errors(f"row group {index} of the Parquet file"):
-                    for batch in self._file.iter_batches(batch_rows, row_groups=[index], use_threads=False):
-                        batch.validate(full=True)
-                        decoded += batch.nbytes
-                        if decoded > allowed:
-                            raise RecordError(
-                                "bomb",
-                                f"{decoded} bytes came out of a file of {self._size}; at most {allowed} are read",
-                            )
-                        yield self._chunk(batch, row + done)
-                        done += batch.num_rows
-                if done < group.num_rows:
-                    raise RecordError("truncated", f"row group {index} has {done} of {group.num_rows} rows")
-            except RecordError as exc:
-                if exc.reason in ("bomb", "too_large"):
-                    raise
-                yield from self._salvaged(index, row, done, exc)
-            row += max(done, group.num_rows)
+            while True:
+                try:
+                    for chunk in self._group(index, row):
+                        yield chunk
+                        done += len(chunk.rows)
+                    if done < rows:
+                        raise RecordError("truncated", f"row group {index} has {done} of {rows} rows")
+                except RecordError as exc:
+                    if exc.reason.startswith("unsupported") and self._coded and done == 0:
+                        # The DELTA encodings of text cannot be read as dictionaries. Their prefixes let few bytes stand
+                        # for a long value in every row, so such a file is read in small batches.
+                        self._coded = False
+                        self._file = self._open()
+                        continue
+                    if exc.reason in ("bomb", "too_large"):
+                        raise
+                    yield from self._salvaged(index, row, done, exc)
+                break
+            row += max(done, rows)
+
+    def _group(self, index: int, row: int) -> Iterator[Chunk]:
+        group = self._file.metadata.row_group(index)
+        size = max(1, group.total_byte_size) // max(1, group.num_rows)
+        batch_rows = min(BATCH_ROWS, max(256, BATCH_BYTES // max(1, size)))
+        if not self._coded and any(_is_text(field.type) for field in self.schema):
+            batch_rows = min(batch_rows, SALVAGE_ROWS)
+        allowed = max(FLOOR, self._limits.max_ratio * self._size)
+        with arrow_errors(f"row group {index} of the Parquet file"):
+            for batch in self._file.iter_batches(batch_rows, row_groups=[index], use_threads=False):
+                batch.validate(full=True)
+                self._decoded += batch.nbytes
+                if self._decoded > allowed:
+                    message = f"{self._decoded} bytes came out of a file of {self._size}; at most {allowed} are read"
+                    raise RecordError("bomb", message)
+                yield self._chunk(batch, row)
+                row += batch.num_rows
 
     def _chunk(self, batch: pa.RecordBatch, row: int, damaged: Mapping[str, int] | None = None) -> Chunk:
         arrays, fields = [], []
@@ -279,7 +294,11 @@ class ParquetTable:
                     parts.append(batch.column(0))
         except RecordError as exc:
             failure = exc
-        array = pa.concat_arrays(parts) if parts else pa.array([], kind)
+        try:
+            with arrow_errors(f"column {name!r} of row group {index} of the Parquet file"):
+                array = pa.concat_arrays(parts) if parts else pa.array([], kind)
+        except RecordError as exc:
+            return parts[0], exc
         if failure is None and len(array) < rows:
             failure = RecordError("truncated", f"column {name!r} of row group {index} has {len(array)} of {rows} rows")
         return array, failure
@@ -288,23 +307,9 @@ class ParquetTable:
         self.bad.append(Bad(cause.reason, cause.message, canonical_json(dict(place)).decode()))
 
 
-def _dictionaries(file: Any) -> list[str]:
-    """Top-level text columns whose pages are all plain or dictionary pages: only these can stay dictionaries."""
-    fits = {"PLAIN", "PLAIN_DICTIONARY", "RLE_DICTIONARY", "RLE", "BIT_PACKED"}
-    texts = {f.name for f in file.schema_arrow if pa.types.is_string(f.type) or pa.types.is_binary(f.type)}
-    for index in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(index)
-        for i in range(group.num_columns):
-            column = group.column(i)
-            if not set(column.encodings) <= fits:
-                texts.discard(column.path_in_schema)
-    return sorted(texts)
-
-
-def _expanding(metadata: Any) -> bool:
-    """Whether a column's encoding lets a few bytes stand for a long value in every row: prefixes of the one before."""
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    return any("DELTA_BYTE_ARRAY" in g.column(i).encodings for g in groups for i in range(g.num_columns))
+def _is_text(kind: pa.DataType) -> bool:
+    inner = value_type(kind)
+    return bool(pa.types.is_string(inner) or pa.types.is_binary(inner))
 
 
 def _geometries(file: Any) -> tuple[list[str], list[str]]:
