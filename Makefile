@@ -20,7 +20,7 @@ help:
 	@echo "make test    ruff, mypy, pytest"
 	@echo "make bench   throughput of every modality beside a bare loop, and fidelity on real data"
 	@echo "make chaos   builds that are killed at random moments, for minutes"
-	@echo "make docs    write again what is generated from the tree (docs/architecture.md)"
+	@echo "make docs    write again what is generated from the tree (docs/architecture.md, docs/formats.md)"
 	@echo "make clean   remove .venv, caches and demo-out"
 
 $(BIN)/python:
@@ -28,7 +28,9 @@ $(BIN)/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: say make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "== creating $(VENV) with $(PYTHON)"
 	@"$(PYTHON)" -m venv $(VENV)
+	@$(PIP) --upgrade pip || echo "== pip stays as old as this Python brings it"
 
+# A new pip first: the one that Python 3.11 brings takes minutes to choose versions that a new one finds in seconds.
 # The stamps are touched last, so a broken installation is tried again.
 $(VENV)/.demo-installed: pyproject.toml | $(BIN)/python
 	@echo "== installing headrace and its extras into $(VENV) (a few minutes the first time)"
@@ -63,13 +65,15 @@ tools:
 	@bash scripts/test-tools.sh
 
 bench: $(VENV)/.test-installed
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python benchmarks/throughput.py
+	@$(BIN)/python benchmarks/fidelity.py
 
 chaos: $(VENV)/.test-installed tools
 	@$(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
 
 docs: $(VENV)/.test-installed
 	@$(BIN)/python scripts/architecture.py --write
+	@$(BIN)/python scripts/formats.py --write
 
 clean:
 	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info

@@ -56,6 +56,8 @@ class Store(ABC):
             now = self.entry(id)
         except FileNotFoundError as exc:
             raise changed(id, pin or "to be there", f"missing ({exc})") from exc
+        except PermissionError as exc:
+            return Entry(id, 0, pin or "", ("io_error", f"permission denied ({exc})"))
         if pin is not None and now.pin != pin:
             raise changed(id, pin, now.pin)
         return now
@@ -131,9 +133,14 @@ class LocalStore(Store):
             return
         if not os.path.isdir(self._root):
             raise ConfigError(f"no such folder or file: {self._root}", field="root", value=self._root)
-        yield from self._walk("", frozenset({self._root}))
+        # A stack, not recursion: folders may be nested deeper than Python calls.
+        folders: list[tuple[str, frozenset[str]]] = [("", frozenset({self._root}))]
+        while folders:
+            folder, above = folders.pop()
+            yield from self._folder(folder, above, folders)
 
-    def _walk(self, folder: str, above: frozenset[str]) -> Iterator[Entry]:
+    def _folder(self, folder: str, above: frozenset[str], folders: list[tuple[str, frozenset[str]]]) -> Iterator[Entry]:
+        """The files of one folder; folders in it are added to `folders`. `above`: real paths of linked ones above."""
         try:
             children = list(os.scandir(os.path.join(self._root, folder) if folder else self._root))
         except OSError as exc:
@@ -145,18 +152,17 @@ class LocalStore(Store):
         for child in children:
             path = f"{folder}/{child.name}" if folder else child.name
             if child.is_dir(follow_symlinks=False):
-                yield from self._walk(path, above)
+                folders.append((path, above))
                 continue
             if child.is_symlink() and self._follow and child.is_dir():
                 target = os.path.realpath(child.path)
                 # A link to a folder above itself would be walked for ever.
                 if self._inside(target) and target not in above:
-                    yield from self._walk(path, above | {target})
+                    folders.append((path, above | {target}))
                     continue
             try:
                 if child.is_file(follow_symlinks=False) and len(above) == 1:
-                    found = child.stat(follow_symlinks=False)
-                    yield Entry(id_of_path(path), found.st_size, _local_pin(found))
+                    yield _local_entry(id_of_path(path), child.path, child.stat(follow_symlinks=False))
                 else:
                     yield self.entry(id_of_path(path))
             except FileNotFoundError:
@@ -186,10 +192,9 @@ class LocalStore(Store):
     def entry(self, id: str) -> Entry:
         path = self._path(id)
         refused = self._refusal(path)
-        found = os.lstat(path) if refused else os.stat(path)
-        if refused is None and not stat.S_ISREG(found.st_mode):
-            refused = ("unsupported", f"not a regular file ({stat.filemode(found.st_mode)[0]}); it is never opened")
-        return Entry(id, 0 if refused else found.st_size, _local_pin(found), refused)
+        if refused:
+            return Entry(id, 0, _local_pin(os.lstat(path)), refused)
+        return _local_entry(id, path, os.stat(path))
 
     def check_after(self, id: str, pin: str) -> None:
         self.planned(id, pin)
@@ -221,6 +226,15 @@ class LocalStore(Store):
         return self._path(id)
 
 
+def _local_entry(id: str, path: str, found: os.stat_result) -> Entry:
+    refused = None
+    if not stat.S_ISREG(found.st_mode):
+        refused = "unsupported", f"not a regular file ({stat.filemode(found.st_mode)[0]}); it is never opened"
+    elif not os.access(path, os.R_OK):
+        refused = "io_error", "permission denied"
+    return Entry(id, 0 if refused else found.st_size, _local_pin(found), refused)
+
+
 def _local_pin(found: os.stat_result) -> str:
     return f"size:{found.st_size},mtime_ns:{found.st_mtime_ns}"
 
@@ -247,6 +261,7 @@ class FsspecStore(Store):
             raise MissingExtra(library, extra, need=f"{protocol}://") from exc
         except ValueError as exc:
             raise ConfigError(f"{exc}", field="root", value=without_secrets(root)) from exc
+        self._checks_itself = protocol in _EXTRAS  # s3fs reads with If-Match
         self._shown = without_secrets(root)
         self._root: str = self._fs._strip_protocol(root).rstrip("/")
 
@@ -254,9 +269,12 @@ class FsspecStore(Store):
         return self._shown
 
     def entries(self) -> Iterator[Entry]:
-        with translated(self._shown):
-            self._fs.invalidate_cache()
-            found: dict[str, Any] = self._fs.find(self._root, detail=True)
+        try:
+            with translated(self._shown):
+                self._fs.invalidate_cache()
+                found: dict[str, Any] = self._fs.find(self._root, detail=True)
+        except PermissionError as exc:
+            raise SourceError(f"{self._shown}: permission denied ({exc})") from exc
         if not found:
             raise ConfigError("no such folder, prefix or object, or it is empty", field="root", value=self._shown)
         for path, info in found.items():
@@ -281,12 +299,22 @@ class FsspecStore(Store):
         return Entry(id, int(info.get("size") or 0), _remote_pin(info))
 
     def open(self, id: str, pin: str | None, known: Entry | None = None) -> BinaryIO:
-        if known is None:
-            self.planned(id, pin)
+        now = known or self.planned(id, pin)
+        if now.refused:
+            raise SourceError(f"cannot open {id}: {now.refused[1]}")
         with translated(id):
             inner = self._fs.open(self._path(id), "rb", block_size=BLOCK_BYTES)
+        # Between asking and opening the object may have been replaced.
+        details = getattr(inner, "details", None)
+        if isinstance(details, Mapping) and _remote_pin(details) != now.pin:
+            inner.close()
+            raise changed(id, now.pin, _remote_pin(details))
         stream: Any = io.BufferedReader(_Remote(inner, id), 1 << 18)
         return stream  # type: ignore[no-any-return]
+
+    def check_after(self, id: str, pin: str) -> None:
+        if not self._checks_itself:
+            self.planned(id, pin)
 
 
 def _remote_pin(info: Mapping[str, Any]) -> str:
@@ -345,7 +373,7 @@ class translated:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
-        ours = (SourceError, ConfigError, FileNotFoundError)
+        ours = (SourceError, ConfigError, FileNotFoundError, PermissionError)
         if not isinstance(exc, Exception) or isinstance(exc, ours):
             return
         if kind is not None and kind.__name__ == "FileExpired":

@@ -6,9 +6,9 @@ passed over; so are redirects and answers without a body.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 from headrace.connectors.blobs import spool
 from headrace.connectors.byte_source import ByteSource
@@ -44,7 +44,7 @@ class _Payload:
         if self.status is not None:
             evidence["status"] = self.status
         self.rights = canonical_json(evidence).decode()
-        found = sniff_source(self.body, urlsplit(record.uri).path.rsplit("/", 1)[-1])
+        found = sniff_source(self.body, re.split("[?#]", record.uri, maxsplit=1)[0].rsplit("/", 1)[-1])
         if found.name in ("text", "xml") and self.media_type in _BY_MEDIA_TYPE:
             found = FORMATS[_BY_MEDIA_TYPE[self.media_type]]
         self.format: Format = found

@@ -8,6 +8,8 @@ archive has none: its local headers are followed instead, as far as they go. Sou
 
 from __future__ import annotations
 
+import errno
+import lzma
 import struct
 import zipfile
 import zlib
@@ -96,13 +98,20 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, spent: _Spent) -> I
         raise RecordError("truncated", f"{info.filename}: its data ends before it should") from exc
     except RecordError:
         raise
-    except (zlib.error, OSError, ValueError, RuntimeError, struct.error) as exc:
+    except OSError as exc:
+        # bz2 says so of bad data, without a number; a seek to an impossible place is an EINVAL. The rest is the disk's.
+        if exc.errno not in (None, errno.EINVAL):
+            raise
+        raise RecordError("corrupt", f"{info.filename}: {exc}") from exc
+    except (zlib.error, lzma.LZMAError, ValueError, RuntimeError, struct.error) as exc:
         raise RecordError("corrupt", f"{info.filename}: {exc}") from exc
 
 
 def _stored(stream: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, int] | None:
     """Where the bytes of an uncompressed member lie, so that they need no copy."""
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        return None
+    if not 0 <= info.header_offset < 1 << 62:
         return None
     stream.seek(info.header_offset)
     header = stream.read(30)

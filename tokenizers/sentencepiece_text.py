@@ -37,6 +37,7 @@ SPACE = "▁"
 #: Training sentences are pieces of text between characters that would be bytes anyway or that the trainer reserves.
 _BORDERS = re.compile("[\x00-\x1f\x7f\u2581\u2585]+")
 _SENTENCE = 1000
+_PART = 4000
 #: Vocabulary for a corpus: a piece for every so many bytes of text, within these limits.
 _BYTES_PER_PIECE, _LEAST, _MOST = 256, 1000, 32_000
 _FIXED = 257  #: the unknown piece and 256 bytes
@@ -106,12 +107,25 @@ class SentencePiece(Tokenizer):
             raise SchemaMismatch(f"`{KIND}` takes text records, not {modality_of(records)}")
         texts = records.column("text").to_pylist()
         stand_ins = {i: self._stand_in(text) for i, text in enumerate(texts) if self._exact and SPACE in text}
-        rows = self._ids([t.replace(SPACE, stand_ins[i]) if i in stand_ins else t for i, t in enumerate(texts)])
+        rows = self._rows([t.replace(SPACE, stand_ins[i]) if i in stand_ins else t for i, t in enumerate(texts)])
         for i, character in stand_ins.items():
             rows[i] = self._put_right(rows[i], character)
         unknown = self._processor.unk_id()
         clips = [float((row == unknown).mean()) if len(row) else 0.0 for row in rows]
         return Encoded.of(rows, [np.nan] * len(rows), clips, np.dtype(self.token_dtype))
+
+    def _rows(self, texts: list[str]) -> list[Array]:
+        """Ids of each text. Long texts go in parts, which BPE encodes three times faster; the ids are the same.
+
+        A trained model has no piece that holds a newline, so nothing is ever merged across one.
+        """
+        if not self._exact:
+            return self._ids(texts)
+        parts = [_parts(text) for text in texts]
+        flat = self._ids([part for several in parts for part in several])
+        ends = np.cumsum([len(several) for several in parts]).tolist()
+        joined = [flat[end - len(several) : end] for several, end in zip(parts, ends)]
+        return [rows[0] if len(rows) == 1 else np.concatenate(rows) for rows in joined]
 
     def _ids(self, texts: list[str]) -> list[Array]:
         """int32 ids of each text, one thread: lanes are the parallelism."""
@@ -169,6 +183,15 @@ def _load(data: bytes) -> Any:
     except (RuntimeError, OSError) as exc:
         raise ConfigError(f"this is not a SentencePiece model: {exc}", field="model") from exc
     return processor
+
+
+def _parts(text: str) -> list[str]:
+    """The text cut after newlines into parts of about `_PART` characters; at least one part."""
+    parts, start = [], 0
+    while (cut := text.find("\n", start + _PART)) >= 0:
+        parts.append(text[start : cut + 1])
+        start = cut + 1
+    return [*parts, text[start:]] if start < len(text) or not parts else parts
 
 
 def _sentences(text: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ the main one.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -136,9 +137,12 @@ class FrameReader:
         try:
             self._image, self._source = self._open()
         except RecordError as exc:
-            if self._name not in ("tiff", "geotiff") or exc.reason in ("too_large", "truncated"):
+            if self._name not in ("tiff", "geotiff") or exc.reason == "too_large":
                 raise
-            return self._by_gdal()
+            try:
+                return self._by_gdal()
+            except RecordError as other:
+                raise (exc if other.reason == "corrupt" else other) from exc
         image = self._image
         tiff = image.format == "TIFF"
         if tiff and image_tiff.is_misread(image):
@@ -152,6 +156,9 @@ class FrameReader:
         except decoder_errors() as exc:
             if tiff and image_tiff.compression_of(image) in image_tiff.RARE_CODECS:
                 return self._by_gdal()
+            if tiff and damage is None:
+                with contextlib.suppress(RecordError):  # sparse and oddly tiled files that only GDAL reads whole
+                    return self._by_gdal()
             picture = self._part(exif, at_pixels(exc, self._name, self._source))
             return picture, exif if tiff or "exif" not in image.info else self._read_exif()
         if image.format == "JPEG" and has_gray_tail(image):

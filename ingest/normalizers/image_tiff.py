@@ -15,6 +15,7 @@ from headrace.ingest.normalizers.contract import Limits
 from headrace.ingest.normalizers.image_open import decoder_errors, pillow, said
 from headrace.ingest.normalizers.image_pixels import Picture
 from headrace.ingest.normalizers.raster_environment import runtime_options
+from headrace.ingest.normalizers.raster_tiff import read_pages
 from headrace.schemas.errors import RecordError
 
 _SUBFILE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
@@ -147,19 +148,17 @@ def _stretched(picture: Picture, pixels: Any, bits: int) -> Any:
 
 def _checked(data: bytes, limits: Limits, out_bytes: int) -> tuple[int, int, int]:
     """(bits, photometric, orientation) of the first directory, if it is within the limits. Raises: RecordError."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
+    pages = read_pages(lambda at, n: data[at : at + n], len(data))
+    page = pages.pages[0] if pages.pages else None
+    if page is not None and page.blocks_missing:
+        raise RecordError("truncated", f"{page.blocks_missing} of {page.blocks} blocks lie behind the end of the file")
     try:
-        tags = ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" or data[3:4] == b"+" else 8])
-        stream = io.BytesIO(data)
-        stream.seek(tags.next)
-        tags.load(stream)
-        width, length = tags[_WIDTH], tags[_LENGTH]
-        samples = tags.get(_SAMPLES, 1)
-        bits, photometric = _first(tags.get(_BITS, 1)), tags.get(_PHOTOMETRIC, 0)
-        orientation = tags.get(_ORIENTATION, 1)
+        width, length, samples, bits, photometric, orientation = _tags(data)
     except decoder_errors() as exc:
-        raise RecordError("corrupt", f"the TIFF's directory does not parse: {said(exc)}") from exc
+        if page is None:
+            raise RecordError("corrupt", f"the TIFF's directory does not parse: {said(exc)}") from exc
+        # Pillow does not read the directory of every BigTIFF; GDAL's colours need no more than the sizes
+        width, length, samples, bits, photometric, orientation = page.width, page.height, page.samples, page.bits, 1, 1
     if not all(isinstance(value, int) and value > 0 for value in (width, length, samples, bits)) or bits > 64:
         raise RecordError("corrupt", f"a TIFF of {width}x{length} pixels with {samples} samples of {bits} bits")
     if samples > _MAX_SAMPLES:
@@ -168,6 +167,18 @@ def _checked(data: bytes, limits: Limits, out_bytes: int) -> tuple[int, int, int
     if pixels > limits.max_pixels or pixels * (samples * max(1, bits // 8) * 3 + out_bytes) > limits.max_bytes:
         raise RecordError("too_large", f"{width}x{length} pixels of {samples} samples are beyond the limits")
     return bits, photometric if isinstance(photometric, int) else 0, orientation if orientation in range(1, 9) else 1
+
+
+def _tags(data: bytes) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """(width, length, samples, bits, photometric, orientation) of the first directory as Pillow parses it."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    tags = ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" or data[3:4] == b"+" else 8])
+    stream = io.BytesIO(data)
+    stream.seek(tags.next)
+    tags.load(stream)
+    bits, samples = _first(tags.get(_BITS, 1)), tags.get(_SAMPLES, 1)
+    return tags[_WIDTH], tags[_LENGTH], samples, bits, tags.get(_PHOTOMETRIC, 0), tags.get(_ORIENTATION, 1)
 
 
 def _first(value: Any) -> Any:

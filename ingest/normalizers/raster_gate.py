@@ -131,7 +131,7 @@ def refuse_bomb(width: int, height: int, count: int, itemsize: int, size: int, l
         raise RecordError("bomb", f"{width} x {height} pixels make {tiles} tiles out of a file of {size} bytes")
 
 
-def _refuse_pixels(pixels: int, itemsize: int, limits: Limits, what: str) -> None:
+def refuse_pixels(pixels: int, itemsize: int, limits: Limits, what: str) -> None:
     """A grid that is decoded whole needs its memory at once, and a copy. Raises: RecordError `too_large`."""
     if pixels > limits.max_pixels or pixels * itemsize > limits.max_bytes // 2:
         raise RecordError("too_large", f"{what} of {pixels} pixels is decoded whole; the limit is {limits.max_pixels}")
@@ -139,7 +139,7 @@ def _refuse_pixels(pixels: int, itemsize: int, limits: Limits, what: str) -> Non
 
 def _grib(read_at: ReadAt, size: int, limits: Limits) -> Admitted:
     messages = read_messages(read_at, size)
-    _refuse_pixels(messages.points, 8, limits, "a GRIB grid")
+    refuse_pixels(messages.points, 8, limits, "a GRIB grid")
     if messages.damage is None:
         return Admitted("grib", "GRIB", size)
     reason, message, at = messages.damage
@@ -155,9 +155,9 @@ def _jp2(name: str, read_at: ReadAt, size: int, limits: Limits, max_bands: int) 
     tile = stream.tile_width * stream.tile_height
     if stream.tiles == 1:
         # The codec can decode a part of a single tile, but searches all of it each time.
-        _refuse_pixels(tile, 1, limits, "a JPEG 2000 tile")
+        refuse_pixels(tile, 1, limits, "a JPEG 2000 tile")
     else:
-        _refuse_pixels(tile, 4 * stream.components, limits, "a JPEG 2000 tile")
+        refuse_pixels(tile, 4 * stream.components, limits, "a JPEG 2000 tile")
     refuse_bomb(stream.width, stream.height, stream.components, 1, size, limits)
     # What is lost of a cut codestream shows when its tiles are read.
     return Admitted(name, "JP2OpenJPEG", size, truncated=stream.end is not None and stream.end > size)

@@ -16,7 +16,7 @@ from typing import Any
 from headrace.ingest.normalizers.contract import Limits
 from headrace.ingest.normalizers.raster_bands import Band, bands_of
 from headrace.ingest.normalizers.raster_errors import translated
-from headrace.ingest.normalizers.raster_gate import refuse_bomb, refuse_page
+from headrace.ingest.normalizers.raster_gate import refuse_bomb, refuse_page, refuse_pixels
 from headrace.ingest.normalizers.raster_open import RasterFile, environment
 from headrace.schemas.errors import RecordError
 
@@ -150,6 +150,8 @@ def refuse_dataset(dataset: Any, size: int, limits: Limits) -> None:
         raise RecordError("no_signal", "a raster without bands, or several in one file where one was expected")
     itemsize = max(_itemsize(dtype) for dtype in dataset.dtypes)
     refuse_bomb(dataset.width, dataset.height, dataset.count, itemsize, size, limits)
+    if dataset.driver == "GRIB":
+        refuse_pixels(dataset.width * dataset.height, itemsize, limits, "a GRIB grid")
     rows, columns = max(dataset.block_shapes, key=lambda shape: shape[0] * shape[1])
     together = dataset.count if dataset.interleaving and dataset.interleaving.name == "pixel" else 1
     block = rows * columns * itemsize * together

@@ -15,8 +15,9 @@ an unknown start (flag `relative_time`, unit from the header, else seconds); bel
 1e17 microseconds, else nanoseconds. A unit in the name (`time_ms`, `t [us]`) or in `time_format` comes first.
 
 Stamps without a zone are in the settings' `timezone`, or UTC with the flag `naive_time`. Where a clock was set back an
-hour, the earlier reading is taken unless it would go back in file order and the later would not; readings that the
-change to summer time skipped are moved on by the hour. Both are counted (`dst_ambiguous:N`, `dst_skipped:N`).
+hour, the earlier reading is taken unless it would go back in file order and the later would not (or stand still, in a
+table of one device: 02:00 may come twice in hourly readings); readings that the change to summer time skipped are moved
+on by the hour. Both are counted (`dst_ambiguous:N`, `dst_skipped:N`).
 """
 
 from __future__ import annotations
@@ -114,6 +115,8 @@ class Clock:
         self.flags = frozenset(flags)
         self.absolute = how != "row" and "relative_time" not in self.flags
         self.source = f"field:{'+'.join(self.columns)}" if self.columns else "row_number"
+        #: Rows are of one device, so equal readings in a row are not of one moment.
+        self.repeats = True
         self._zone = config.timezone
         self._last_local: int | None = None
 
@@ -131,8 +134,9 @@ class Clock:
             ns, ok, zoned = from_date_and_clock(arrays[0], arrays[1], self.unit)
         elif self.how == "text":
             texts = strings(arrays[0])
-            present &= ~mask_of(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), ""))
             stamps = sensor_time.read(texts, self.unit)
+            if not stamps.ok.all():
+                present &= ~mask_of(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), ""))
             ns, ok, zoned = stamps.ns, stamps.ok, stamps.zoned
         elif self.how == "parts":
             ns, ok = from_parts(dict(zip(self.unit.split(), arrays)))
@@ -150,7 +154,7 @@ class Clock:
         if self._zone is None:
             return Reading(ns, ok, present, self.flags | {"naive_time"})
         marks: dict[str, Bool] = {}
-        utc, ambiguous, skipped, fits = to_utc(ns, local, self._zone, self._last_local)
+        utc, ambiguous, skipped, fits = to_utc(ns, local, self._zone, self._last_local, self.repeats)
         if ambiguous.any():
             marks["dst_ambiguous"] = ambiguous
         if skipped.any():

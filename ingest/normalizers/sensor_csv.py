@@ -266,8 +266,8 @@ def _beyond_exact(batch: pa.RecordBatch) -> bool:
     """Whether a number is so large that, if it was an integer, it may have lost bits; only its text can tell."""
     for column in batch.columns:
         if pa.types.is_float64(column.type):
-            limits = pc.min_max(column).as_py()
-            if max(abs(limits["min"] or 0.0), abs(limits["max"] or 0.0)) >= _EXACT:
+            values = np.frombuffer(column.buffers()[1], np.float64)[column.offset : column.offset + len(column)]
+            if (values >= _EXACT).any() or (values <= -_EXACT).any():
                 return True
     return False
 

@@ -69,8 +69,12 @@ class TextBlocks:
         while not ended:
             data = self._stream.read(BLOCK)
             ended = not data
-            fresh = self._utf8(data, ended)
-            rest += fresh.replace(b"\r", b"\n") if self._old_mac else fresh
+            if self._decoder is None and not self._old_mac:
+                # up to the end of the line, so that mostly nothing is left over and copied again
+                rest = b"".join((rest, data, self._stream.readline(BLOCK)))
+            else:
+                fresh = self._utf8(data, ended)
+                rest += fresh.replace(b"\r", b"\n") if self._old_mac else fresh
             cut = len(rest) if ended else _cut(rest, quote)
             if cut == 0 and len(rest) <= MAX_ROW:
                 continue
@@ -80,7 +84,7 @@ class TextBlocks:
                 raise RecordError(
                     "too_large", f"line {line} is longer than {MAX_ROW} bytes", locator=f'{{"line":{line}}}'
                 )
-            block, rest = rest[:cut], rest[cut:]
+            block, rest = (rest, b"") if cut == len(rest) else (rest[:cut], rest[cut:])
             if block.strip(b"\r\n"):
                 yield Block(block, line, ended)
             line += block.count(b"\n")

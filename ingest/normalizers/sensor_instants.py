@@ -146,8 +146,11 @@ def from_date_and_clock(date: pa.Array, clock: pa.Array, layout: str) -> tuple[I
     return stamps.ns, stamps.ok, stamps.zoned
 
 
-def to_utc(ns: Int64, local: Bool, zone: str, last: int | None) -> tuple[Int64, Bool, Bool, Bool]:
-    """(UTC, ambiguous, skipped, fits) of stamps of which the `local` ones are wall clock readings in `zone`."""
+def to_utc(ns: Int64, local: Bool, zone: str, last: int | None, repeats: bool) -> tuple[Int64, Bool, Bool, Bool]:
+    """(UTC, ambiguous, skipped, fits) of stamps of which the `local` ones are wall clock readings in `zone`.
+
+    last: UTC of the row before. repeats: a reading equal to the one before it comes an hour later, too.
+    """
     naive = pa.Array.from_buffers(pa.timestamp("ns"), len(ns), [None, pa.py_buffer(np.where(local, ns, 0))])
     try:
         earlier, later = (
@@ -172,7 +175,7 @@ def to_utc(ns: Int64, local: Bool, zone: str, last: int | None) -> tuple[Int64, 
     ambiguous = differ & ~skipped
     for i in np.flatnonzero(ambiguous):
         previous = int(out[i - 1]) if i else last
-        if previous is not None and out[i] <= previous < later[i]:
+        if previous is not None and out[i] - repeats < previous < later[i]:
             out[i] = later[i]
     return out, ambiguous, skipped, np.abs(ns) < 2**63 - 10**14
 

@@ -100,6 +100,7 @@ class Plan:
         self.leaves = leaves(first.schema, self.unsupported)
         self.device = self._key_column(first, config.device, DEVICE_NAMES)
         self.names = self._channel_column(first)
+        self.clock.repeats = self.device is None and self.names is None
         self.unit = next(
             (x for x in self.leaves if self.names and x.name.lower() in UNIT_NAMES and is_text(value_type(x.type))),
             None,

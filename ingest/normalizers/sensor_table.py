@@ -71,6 +71,7 @@ class Table:
     def __init__(self, first: pa.RecordBatch, config: SensorConfig, source: Source) -> None:
         self.config = config
         self.plan = Plan(first, config, source.units, source.position)
+        self._missing = config.missing_numbers
         self._max_text = self._text_left = source.max_text
         clock = self.plan.clock
         self._series: dict[tuple[str | None, str | None], Series] = {}
@@ -159,7 +160,7 @@ class Table:
         return BadRow(int(chunk.rows[index]), "wrong_type", message, locator, data)
 
     def _samples(self, chunk: Chunk, rows: Int64, reading: sensor_clock.Reading) -> Iterator[Draft]:
-        values = [floats(leaf.read(chunk.batch), self.config.missing_numbers) for leaf in self.plan.numbers]
+        values = [floats(leaf.read(chunk.batch), self._missing) for leaf in self.plan.numbers]
         for leaf, column in zip(self.plan.numbers, values):
             column.lossy = chunk.lossy.get(leaf.top, column.lossy)
             if leaf.top in chunk.damaged:

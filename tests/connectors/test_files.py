@@ -211,6 +211,32 @@ def test_a_pipe_is_told_and_never_opened(tmp_path: Path) -> None:
     assert isinstance(read, Broken) and read.reason == "unsupported"
 
 
+def test_a_file_that_may_not_be_read_is_told_and_the_others_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.txt").write_text("x")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("a.txt") and real(path, mode))
+    first, second = (next(iter(files(tmp_path).read(split, None))) for split in files(tmp_path).splits())
+    assert isinstance(first, Broken) and first.reason == "io_error"
+    assert isinstance(second, Item)
+
+
+def test_folders_nested_deeper_than_calls_are_listed(tmp_path: Path) -> None:
+    here = os.getcwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(1200):  # beyond Python's limit of calls, below the system's limit of path length
+            os.mkdir("d")
+            os.chdir("d")
+        Path("a.txt").write_text("x")
+    finally:
+        os.chdir(here)
+    (split,) = files(tmp_path).splits()
+    assert split.id == "d/" * 1200 + "a.txt"
+
+
 def test_names_that_are_no_text_or_look_like_parts_have_ids_of_their_own(tmp_path: Path) -> None:
     names = [b"caf\xe9.txt", b"x.jsonl#bytes=0-5", b"%", b"new\nline", "naïve.txt".encode()]
     for name in names:

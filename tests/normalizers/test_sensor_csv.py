@@ -52,6 +52,19 @@ def test_one_bad_row_costs_one_row(bad: str) -> None:
     assert out.error is None
 
 
+def test_bad_rows_of_several_kinds_in_one_block_keep_their_own_bytes() -> None:
+    rows = ["2020-01-01,1", "short", "2020-01-02,x", "2020-01-03,3", "never,4", "2020-01-05,5", ",6", "2020-01-07,7"]
+    out = read("t,a\n" + "".join(f"{row}\n" for row in rows), "csv")
+    assert [(b.reason, b.locator, b.data) for b in out.bad] == [
+        ("invalid_row", '{"line":3}', b"short"),
+        ("wrong_type", '{"line":4}', b"2020-01-02,x"),
+        ("wrong_type", '{"line":6}', b"never,4"),
+        ("no_time", '{"line":8}', b",6"),
+    ]
+    assert [json.loads(r["locator"])["first_row"] for r in out.records] == [0]
+    assert out.channel("a")[1].tolist() == [1, 3, 5, 7]
+
+
 def test_bad_rows_in_a_row_are_one_piece_of_news() -> None:
     out = read("t,a\n2020-01-01,1\n" + "junk\n" * 500 + "2020-01-02,2\nmore,junk,here\n2020-01-03,3\n", "csv")
     assert [b.locator for b in out.bad] == ['{"line":3,"rows":500}', '{"line":504}']

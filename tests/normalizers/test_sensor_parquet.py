@@ -157,7 +157,9 @@ def test_a_row_group_that_declares_more_than_the_ratio_allows_is_never_read(monk
     )
 
 
-def test_damage_costs_its_column_from_where_it_begins() -> None:
+@pytest.mark.parametrize("batch_rows", [1 << 16, 1500])
+def test_damage_costs_its_column_from_where_it_begins(monkeypatch: pytest.MonkeyPatch, batch_rows: int) -> None:
+    monkeypatch.setattr(sensor_parquet, "BATCH_ROWS", batch_rows)
     values = np.arange(40_000, dtype=np.float64)
     table = pa.table({"a": values, "b": values + 0.5})
     data = bytearray(

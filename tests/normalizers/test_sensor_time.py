@@ -206,6 +206,15 @@ def test_an_hour_that_comes_twice_goes_on_in_file_order() -> None:
     assert out.flags() == {"dst_ambiguous": 4}
 
 
+def test_hourly_readings_of_the_hour_that_comes_twice_are_an_hour_apart() -> None:
+    clocks = ["01:00", "02:00", "02:00", "03:00"]
+    out = read("time,v\n" + "".join(f"2021-10-31 {c},1\n" for c in clocks), "csv", timezone="Europe/Berlin")
+    assert set(np.diff(out.channel("v")[0])) == {3600 * NANOS}
+    rows = "".join(f"2021-10-31 {c},{d},1\n" for c in ["01:00", "02:00", "03:00"] for d in "ab")
+    parted = read("time,device,v\n" + rows, "csv", timezone="Europe/Berlin", device="device")
+    assert parted.channel("v", "a")[0].tolist() == parted.channel("v", "b")[0].tolist()
+
+
 def test_an_hour_that_never_was_is_moved_on_and_counted() -> None:
     out = read("time,v\n2021-03-28 01:30,1\n2021-03-28 02:30,2\n2021-03-28 03:30,3\n", "csv", timezone="Europe/Berlin")
     assert out.channel("v")[0].tolist() == [nanos(datetime(2021, 3, 28, h, 30)) for h in (0, 1, 1)]

@@ -68,6 +68,33 @@ def test_codes_and_values_agree_with_big_integers() -> None:
     assert all(size <= 5000 for size in pca.sizes)
 
 
+def test_one_unit_in_the_last_place_decides() -> None:
+    """Thresholds set exactly on coefficients of 31 bits: any rounding, as of float32, puts some on the wrong side."""
+    random = np.random.default_rng(11)
+    size, count = 96, 64
+    weights = random.integers(-16_000, 16_000, (1, size))
+    weights[0, 0] = 1
+    x = random.integers(100, 16_000, (count, size))
+    z = np.sort(np.array([sum(int(w) * int(v) for w, v in zip(weights[0], row, strict=True)) for row in x]))
+    arrays = {
+        "weights": weights,
+        "mean": np.zeros(size, np.int64),
+        "levels": np.array([count + 1]),
+        "stage": np.array([0]),
+        "thresholds": z,
+        "centres": np.zeros(count + 1, np.int64),
+        "low": z[:1],
+        "high": z[-1:],
+    }
+    pca = IntegerPca(arrays, 1, 16_001)
+    below = x.copy()
+    below[:, 0] -= 1
+    at, under = next(pca.encode(x)), next(pca.encode(below))
+    assert sorted(at.codes[:, 0].tolist()) == list(range(1, count + 1))
+    assert np.array_equal(under.codes, at.codes - 1), "one unit below a threshold is one level below"
+    assert at.outside.sum() == 0 and under.outside.sum() == 1
+
+
 def test_weights_that_would_not_be_exact_are_refused() -> None:
     sample = np.random.default_rng(0).integers(-100, 100, (50, 4))
     arrays = fit_pca(lambda: [sample], np.eye(4), 100, codes=50, stages=1).arrays

@@ -104,6 +104,18 @@ def test_many_different_characters_do_not_overflow_a_small_vocabulary() -> None:
     assert tokenizer.vocab_size <= 600 and back(tokenizer, text) == [text]
 
 
+@pytest.mark.data
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_long_texts_get_the_ids_that_the_library_gives_them_whole(corpus: Path, kind: str) -> None:
+    library = pytest.importorskip("sentencepiece")
+    book = (corpus / "text" / "plain" / "botchan.txt").read_text(encoding="utf-8")
+    tokenizer = fit((book[:100_000],), model_type=kind, vocab_size=2000)
+    reference = library.SentencePieceProcessor(model_proto=tokenizer.artefact.files["tokenizer.model"])
+    for text in (book, book.replace("\n", " "), "\n" * 20_000, "x\n" * 9000, "a" * 3999 + "\n", "a" * 4000 + "\nb"):
+        assert tokenizer.encode(texts(text)).values.tolist() == reference.encode(text)
+        assert back(tokenizer, text) == [text]
+
+
 def test_training_gives_the_same_bytes_each_time() -> None:
     one, two = fit(LANGUAGES), fit(LANGUAGES[::-1])
     assert one.artefact.files == two.artefact.files and one.fingerprint == two.fingerprint
