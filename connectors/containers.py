@@ -218,17 +218,12 @@ def _line_reads(part: Part, headers: dict[str, str], resume: Any, bounds: Bounds
     if resume is not None:
         part.source.skip(resume["byte"])
     waiting: Read | None = None
-    for got in line_reads(part.source, headers, None, bounds.max_line):
+    # The last read carries the position after the whole part.
+    for got in line_reads(part.source, headers, None, bounds.max_line, part.name, part.after):
         if waiting is not None:
             yield waiting
         waiting = _with_position(got, {"after": part.before, "byte": got.position})
-    # The last one carries the position after the whole part.
-    if part.source.damage is not None:
-        if waiting is not None:
-            yield waiting
-        damage = part.source.damage
-        yield Broken(damage.reason, f"{part.name}: {damage.message}", part.after, locator(member=part.name))
-    elif waiting is not None:
+    if waiting is not None:
         yield _with_position(waiting, part.after)
 
 
@@ -238,17 +233,27 @@ def _with_position(read: Any, position: Position) -> Read:
     return Broken(read.reason, read.message, position, read.locator, read.data)
 
 
-def line_reads(source: ByteSource, headers: dict[str, str], stop: int | None, max_line: int) -> Iterator[Item | Broken]:
+def line_reads(
+    source: ByteSource, headers: dict[str, str], stop: int | None, max_line: int, name: str, end: Position
+) -> Iterator[Item | Broken]:
     """Lines as items of about a mebibyte; the position is the byte offset after the last line.
 
-    A torn last line is not given: it goes with the Broken that the caller makes of the source's damage.
+    Damage of the source comes last, with the position `end`, the range it begins, and the piece of a line before it.
     """
+    torn = None
     for got in read_lines(source, stop, max_line):
         if isinstance(got, Lines):
             yield Item(got.batch, got.end, headers=headers)
         elif isinstance(got, LongLine):
             message = f"a line of {got.end - got.begin} bytes; `max_line_bytes` allows {max_line}"
             yield Broken("too_large", message, got.end, locator(bytes=[got.begin, got.end]), got.head)
+        else:
+            torn = got
+    damage = source.damage
+    if damage is not None:
+        begin = torn.begin if torn else source.position
+        data = torn.data[:_KEPT_BYTES] if torn else None
+        yield Broken(damage.reason, f"{name}: {damage.message}", end, locator(bytes=[begin, None]), data)
 
 
 # -- WebDataset --------------------------------------------------------------------------------------------------------

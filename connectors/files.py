@@ -25,7 +25,6 @@ from headrace.connectors.containers import (
     grouped_reads,
     in_turn,
     line_reads,
-    locator,
     part_reads,
     primary,
 )
@@ -208,11 +207,7 @@ class Files(Connector):
             skip_to_line(source)
         else:
             source = file.source(begin if after is None else after)
-        yield from line_reads(source, headers, stop, self.config.max_line_bytes)
-        damage = source.damage
-        if damage is not None:
-            where = locator(byte=source.position, **({"damage": damage.locator} if damage.locator else {}))
-            yield Broken(damage.reason, f"{file.blob.id}: {damage.message}", END, where)
+        yield from line_reads(source, headers, stop, self.config.max_line_bytes, file.blob.id, END)
 
     def _read_compressed(self, file: OpenedFile, headers: dict[str, str], after: Any) -> Iterator[Read]:
         """A decompressed object: what came before the damage, then the damage."""

@@ -17,6 +17,7 @@ from headrace.tokenizers.arrays import Array
 
 BINS = 4096
 _ROUNDS = 40
+_ESTIMATE = 16  #: rounds that tell well enough what one more level would save
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,6 @@ class Histogram:
         index = np.floor((values - self.low) * (BINS / (self.high - self.low + 1))).astype(np.int64)
         self.counts[:] += weight * np.bincount(np.clip(index, 0, BINS - 1), minlength=BINS)
 
-    @property
-    def values(self) -> Array:
-        """The value of each bin, relative to `low`."""
-        return (np.arange(BINS) + 0.5) * self.width
-
     def quantile(self, share: float) -> float:
         """The value below which `share` of the counts lie."""
         total = np.cumsum(self.counts)
@@ -64,33 +60,52 @@ class Levels:
     squared_error: float
 
 
+class _Sums:
+    """Running sums over a histogram's bins: counts, counts times value and its square, and cube-root density."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        counts = histogram.counts.astype(np.float64)
+        values = (np.arange(BINS) + 0.5) * histogram.width
+        self.low, self.width = histogram.low, histogram.width
+        self.n = np.concatenate(([0.0], np.cumsum(counts)))
+        self.first = np.concatenate(([0.0], np.cumsum(counts * values)))
+        self.second = np.concatenate(([0.0], np.cumsum(counts * values * values)))
+        self.density = np.cumsum(np.cbrt(_smoothed(counts)))
+
+    def centres(self, borders: Array) -> Array:
+        """The mean of each cell, or its middle where it is empty."""
+        edges = np.concatenate(([0], borders, [BINS]))
+        inside = np.diff(self.n[edges])
+        middle = (edges[1:] + edges[:-1]) / 2 * self.width
+        return np.where(inside > 0, np.diff(self.first[edges]) / np.maximum(inside, 1.0), middle)
+
+
 def place_levels(histogram: Histogram, count: int) -> Levels:
     """The quantizer of `count` levels with least squared error on the histogram (Lloyd 1957).
 
     It starts from the levels of the cube-root density, which is right for many levels (Panter and Dite 1951).
     """
-    counts = histogram.counts.astype(np.float64)
-    values = histogram.values
-    n = np.concatenate(([0.0], np.cumsum(counts)))
-    first = np.concatenate(([0.0], np.cumsum(counts * values)))
-    second = np.concatenate(([0.0], np.cumsum(counts * values * values)))
-    if not n[-1]:
-        centres = (np.arange(count) + 0.5) * (BINS * histogram.width / count)
-        return Levels(histogram.low + (centres[1:] + centres[:-1]) / 2, histogram.low + centres, 0.0)
-    density = np.cumsum(np.cbrt(_smoothed(counts)))
-    borders = np.searchsorted(density, density[-1] * np.arange(1, count) / count, side="left") + 1
-    borders = _apart(borders, count)
-    for _ in range(_ROUNDS):
-        centres = _centres(borders, n, first, histogram)
-        moved = np.ceil((centres[1:] + centres[:-1]) / 2 / histogram.width - 0.5).astype(np.int64)
-        moved = _apart(moved, count)
+    return _place(_Sums(histogram), count, _ROUNDS)
+
+
+def _place(sums: _Sums, count: int, rounds: int) -> Levels:
+    if not sums.n[-1]:
+        centres = (np.arange(count) + 0.5) * (BINS * sums.width / count)
+        return Levels(sums.low + (centres[1:] + centres[:-1]) / 2, sums.low + centres, 0.0)
+    shares = sums.density[-1] * np.arange(1, count) / count
+    borders = _apart(np.searchsorted(sums.density, shares, side="left") + 1, count)
+    for _ in range(rounds):
+        centres = sums.centres(borders)
+        middles = (centres[1:] + centres[:-1]) / 2
+        moved = _apart(np.ceil(middles / sums.width - 0.5).astype(np.int64), count)
         if np.array_equal(moved, borders):
             break
         borders = moved
-    centres = _centres(borders, n, first, histogram)
+    centres = sums.centres(borders)
     edges = np.concatenate(([0], borders, [BINS]))
-    error = np.diff(second[edges]) - 2 * centres * np.diff(first[edges]) + centres * centres * np.diff(n[edges])
-    return Levels(histogram.low + borders * histogram.width, histogram.low + centres, max(0.0, float(np.sum(error))))
+    n, first, second = (np.diff(s[edges]) for s in (sums.n, sums.first, sums.second))
+    error = float(np.sum(second - 2 * centres * first + centres * centres * n))
+    return Levels(sums.low + borders * sums.width, sums.low + centres, max(0.0, error))
 
 
 def _smoothed(counts: Array) -> Array:
@@ -106,15 +121,6 @@ def _apart(borders: Array, count: int) -> Array:
     return np.minimum(rising, BINS - count + 1 + steps)
 
 
-def _centres(
-    borders: Array, n: Array, first: Array, histogram: Histogram
-) -> Array:
-    edges = np.concatenate(([0], borders, [BINS]))
-    inside = np.diff(n[edges])
-    middle = (edges[1:] + edges[:-1]) / 2 * histogram.width
-    return np.where(inside > 0, np.diff(first[edges]) / np.maximum(inside, 1.0), middle)
-
-
 def share_levels(histograms: list[Histogram], codes: int, stages: int) -> tuple[list[int], list[int]]:
     """(levels, stage) of every coefficient, so that each stage's product of levels is at most `codes`.
 
@@ -122,25 +128,22 @@ def share_levels(histograms: list[Histogram], codes: int, stages: int) -> tuple[
     """
     allowed = min(codes, BINS // 8)
     total = codes**stages
-    levels = _grow(
-        [1] * len(histograms), histograms, lambda k, now: math.prod(now) // now[k] * (now[k] + 1) <= total, allowed
-    )
+    sums = [_Sums(histogram) for histogram in histograms]
+    levels = _grow([1] * len(sums), sums, lambda k, now: math.prod(now) // now[k] * (now[k] + 1) <= total, allowed)
     levels, stage = _pack(levels, codes, stages)
 
     def fits(k: int, now: list[int]) -> bool:
         mates = [now[j] for j in range(len(now)) if stage[j] == stage[k] and j != k]
         return now[k] > 1 and math.prod(mates) * (now[k] + 1) <= codes
 
-    return _grow(levels, histograms, fits, allowed), stage
+    return _grow(levels, sums, fits, allowed), stage
 
 
-def _grow(
-    levels: list[int], histograms: list[Histogram], fits: Callable[[int, list[int]], bool], allowed: int
-) -> list[int]:
+def _grow(levels: list[int], sums: list[_Sums], fits: Callable[[int, list[int]], bool], allowed: int) -> list[int]:
     """Give one more level to the coefficient that saves the most error per bit, as long as any `fits`."""
     levels = list(levels)
-    errors = [place_levels(h, n).squared_error for h, n in zip(histograms, levels)]
-    gains = [_gain(h, n, e) for h, n, e in zip(histograms, levels, errors)]
+    errors = [_place(s, n, _ESTIMATE).squared_error for s, n in zip(sums, levels)]
+    gains = [_gain(s, n, e) for s, n, e in zip(sums, levels, errors)]
     open_ = set(range(len(levels)))
     while open_:
         k = min(open_, key=lambda i: (-gains[i][0], i))
@@ -149,13 +152,13 @@ def _grow(
             continue
         levels[k] += 1
         errors[k] = gains[k][1]
-        gains[k] = _gain(histograms[k], levels[k], errors[k])
+        gains[k] = _gain(sums[k], levels[k], errors[k])
     return levels
 
 
-def _gain(histogram: Histogram, levels: int, error: float) -> tuple[float, float]:
+def _gain(sums: _Sums, levels: int, error: float) -> tuple[float, float]:
     """(error saved per bit by one more level, the error then)."""
-    after = place_levels(histogram, levels + 1).squared_error
+    after = _place(sums, levels + 1, _ESTIMATE).squared_error
     return (error - after) / math.log2((levels + 1) / levels), after
 
 

@@ -89,8 +89,8 @@ def open_image(data: bytes, name: str, limits: Limits, *, out_bytes: int) -> tup
     image = pillow()
     plugin = PLUGINS[name]
     pixels = limits.max_pixels
-    if image.MAX_IMAGE_PIXELS is not None and pixels > 2 * image.MAX_IMAGE_PIXELS:
-        image.MAX_IMAGE_PIXELS = pixels // 2 + 1  # Pillow refuses above twice this; ours below is the limit that counts
+    # Pillow refuses above twice this, also for pictures inside pictures (ICNS), which ours below does not see.
+    image.MAX_IMAGE_PIXELS = max(pixels // 2 + 1, 1 << 16)
     if plugin == "WEBP":
         _refuse_webp_canvas(data, limits)
     elif plugin == "AVIF":

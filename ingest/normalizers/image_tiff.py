@@ -21,6 +21,7 @@ from headrace.schemas.errors import RecordError
 _SUBFILE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _ORIENTATION, _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _SAMPLE_FORMAT = 274, 273, 277, 278, 284, 339
 _MAX_SAMPLES = 16
+_BLOCK_BYTES = 64 << 20
 _REDUCED, _MASK = 1, 4  #: bits of NewSubfileType (TIFF 6.0, page 36)
 #: Codecs that libtiff may have been built without: LERC, zstd, WebP, JPEG XL.
 RARE_CODECS = frozenset({34887, 50000, 50001, 50002})
@@ -152,6 +153,10 @@ def _checked(data: bytes, limits: Limits, out_bytes: int) -> tuple[int, int, int
     page = pages.pages[0] if pages.pages else None
     if page is not None and page.blocks_missing:
         raise RecordError("truncated", f"{page.blocks_missing} of {page.blocks} blocks lie behind the end of the file")
+    if page is not None:
+        block = page.block_width * page.block_height * max(1, page.samples) * max(1, page.bits // 8)
+        if block > max(_BLOCK_BYTES, 4 * len(data)):  # GDAL takes a block's memory before it looks at its bytes
+            raise RecordError("too_large", f"blocks of {page.block_width}x{page.block_height} in {len(data)} bytes")
     try:
         width, length, samples, bits, photometric, orientation = _tags(data)
     except decoder_errors() as exc:

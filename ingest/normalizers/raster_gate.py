@@ -5,6 +5,7 @@ Nothing here calls GDAL. What passes is opened with exactly one driver; what doe
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ DRIVERS: dict[str, str] = {
 #: A raster may be `max_ratio` times larger than its file, or take up to this many times `max_bytes`; beyond both it is
 #: a bomb. Sparse rasters, of which most is absent on purpose, are honest at ratios that compression never reaches.
 BOMB_FLOOR = 16
+MAX_PLANES = 65_536  #: bands that GDAL makes of one netCDF variable
 _FREE_TILES = 1 << 18
 _BYTES_A_TILE = 64  # of the file, for each tile beyond the free ones
 
@@ -76,10 +78,7 @@ def admit(blob: Blob, limits: Limits, max_bands: int) -> Admitted:
         if driver == "GRIB":
             return _grib(read_at, size, limits)
         if found.name == "netcdf3":
-            end = read_classic_header(read_at, size).end
-            message = f"the header promises values up to byte {end}, the file ends at {size}"
-            lost = ("truncated", message, {"byte": size}) if end > size else None
-            return Admitted(found.name, driver, size, truncated=lost is not None, damage=lost)
+            return _netcdf3(read_at, size)
         refuse_references(read_at, size)
         return Admitted(found.name, driver, size)
 
@@ -146,6 +145,19 @@ def _grib(read_at: ReadAt, size: int, limits: Limits) -> Admitted:
     cut = reason == "truncated"
     # GDAL would make a band of the torn last message, and fail every read of which it is one.
     return Admitted("grib", "GRIB", size, None, cut, (reason, message, {"byte": at}), at if cut else None)
+
+
+def _netcdf3(read_at: ReadAt, size: int) -> Admitted:
+    header = read_classic_header(read_at, size)
+    for name, shape in header.variables.items():
+        planes = math.prod(shape[:-2])
+        if planes > MAX_PLANES:
+            raise RecordError("too_large", f"variable {name!r} has {planes} planes of its last two dimensions")
+    message = f"the header promises values up to byte {header.end}, the file ends at {size}"
+    if header.end > 1000 * size:
+        raise RecordError("truncated", message)
+    lost = ("truncated", message, {"byte": size}) if header.end > size else None
+    return Admitted("netcdf3", "netCDF", size, truncated=lost is not None, damage=lost)
 
 
 def _jp2(name: str, read_at: ReadAt, size: int, limits: Limits, max_bands: int) -> Admitted:

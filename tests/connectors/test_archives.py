@@ -8,6 +8,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,15 @@ def test_a_member_that_fails_its_crc_is_not_given(tmp_path: Path) -> None:
     ]
 
 
+def test_a_directory_that_points_nowhere_costs_its_member(tmp_path: Path) -> None:
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_LZMA):
+        data = bytearray(make_zip(SIX, method))
+        entry = data.index(b"PK\1\2")
+        data[entry + 42 : entry + 46] = b"\xf0\xff\xff\xff"  # offset of the local header
+        (tmp_path / "a.zip").write_bytes(data)
+        assert [name for name, _ in told(reads_of(tmp_path))] == ["corrupt", *(f"a.zip/{n}.txt" for n in range(1, 6))]
+
+
 def test_an_encrypted_member_is_named_so(tmp_path: Path) -> None:
     data = bytearray(make_zip({"a.txt": b"hello", "b.txt": b"hello"}, zipfile.ZIP_STORED))
     for mark, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
@@ -304,7 +314,7 @@ def test_bombs_in_archives_are_told(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    pack=st.sampled_from([make_tar, make_zip, lambda m: make_zip(m, zipfile.ZIP_STORED)]),
+    pack=st.sampled_from([make_tar, *(partial(make_zip, method=method) for method in (0, 8, 12, 14))]),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=5),
     cut=st.floats(0.2, 1),
 )

@@ -148,6 +148,11 @@ def test_an_unknown_coding_costs_its_record_only(tmp_path: Path) -> None:
     assert second.data == HTML
 
 
+def test_a_uri_that_is_none_costs_nothing(tmp_path: Path) -> None:
+    archive(tmp_path, [record(http(HTML), uri="http://[::bad/a.html"), record(http(HTML), uri="")])
+    assert [read.headers["uri"] for read in reads_of(tmp_path)] == ["http://[::bad/a.html", ""]
+
+
 def test_redirects_requests_and_dns_are_passed_over(tmp_path: Path) -> None:
     archive(
         tmp_path,

@@ -232,6 +232,14 @@ def test_devices_and_named_channels_are_series_of_their_own() -> None:
     assert '"unit":"blobs"' in long.records[0]["extra"]
 
 
+def test_devices_with_named_channels_are_parted_by_both() -> None:
+    keys = [("a", "o3"), ("a", "no2"), ("b", "o3"), ("b", "no2"), ("c", "o3")]
+    rows = [(*keys[i % 5], i) for i in range(50)]
+    out = read("time,station,parameter,value\n" + "".join(f"2020-01-01,{d},{p},{v}\n" for d, p, v in rows), "csv")
+    for device, name in keys:
+        assert out.channel(name, device)[1].tolist() == [v for d, p, v in rows if (d, p) == (device, name)]
+
+
 def test_declared_channels_are_kept_with_their_units_and_nothing_else() -> None:
     out = read(
         "t,level,wind,note\n2020-01-01,1,2,x\n2020-01-02,3,,y\n", "csv", channels={"level": "m", "wind": None}, time="t"

@@ -185,6 +185,9 @@ def test_damage_costs_its_column_from_where_it_begins(monkeypatch: pytest.Monkey
     assert np.array_equal(value[valid], good + 0.5), "what decodes before, and the next row group"
     assert np.array_equal(t[valid], good)
     assert {r["channel"] for r in out.records if r["flags"] and "truncated" in r["flags"]} == {"b"}
+    for record in out.records:
+        assert record["valid"].all() or "truncated" in record["flags"]
+        assert record["valid"].any(), "a window that lies in the damage altogether is in quarantine only"
 
 
 def test_a_file_without_its_footer_is_refused_with_a_reason() -> None:
