@@ -1,4 +1,4 @@
-"""Which normalizer bears which name: built in, from an entry point, from a file beside the pipeline, or from a module."""
+"""Which normalizer bears which name: built in, an entry point, a file beside the pipeline, or a module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that no format claims: each becomes one quarantined record, so that nothing in a folder is passed over silently."""
+"""Files that no format claims: each becomes one quarantined record, so that nothing is passed over silently."""
 
 from __future__ import annotations
 

@@ -51,5 +51,6 @@ def test_every_supported_format_has_a_good_file_in_the_corpus(formats: ModuleTyp
                     import gzip
 
                     stream.seek(0)
-                    seen.add(sniff(gzip.open(stream).read(1 << 16), path.name.removesuffix(".gz")).name)
+                    with gzip.open(stream) as inner:
+                        seen.add(sniff(inner.read(1 << 16), path.name.removesuffix(".gz")).name)
     assert set(formats.ORACLES) - seen == set()
