@@ -6,6 +6,8 @@ is restarted and its tasks are given out again; nothing it had not committed cou
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from typing import Any
 
@@ -16,6 +18,7 @@ from headrace.schemas.errors import HeadraceError, MissingExtra
 
 _OBJECT_STORE_BYTES = 128 << 20  # payload never goes through it
 _POLL_S = 0.2
+_logger = logging.getLogger(__name__)
 
 
 def _ray() -> Any:
@@ -76,21 +79,24 @@ def run_ray(
 
 
 def _start(ray: Any, address: str | None, workers: int) -> None:
-    import logging
-    import os
-
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    if address:
-        ray.init(address=address, **common)
-        return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(
-        address="local",
-        num_cpus=max(workers, os.cpu_count() or 1),
-        object_store_memory=_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        **common,
-    )
+    own: dict[str, Any] = {
+        "address": "local",
+        "num_cpus": max(workers, os.cpu_count() or 1),
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+    }
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(**({"address": address} if address else own), **common)
+            return
+        except Exception as exc:  # Ray says "timed out" and "not reachable" by plain exceptions of many kinds
+            if address or not tries_left:
+                where = f"the Ray cluster at {address} cannot be joined" if address else "Ray did not start on this machine"
+                raise HeadraceError(f"{where}: {exc}; `--engine inline` needs no Ray") from exc
+            _logger.warning("Ray did not start in time (%s); trying again", type(exc).__name__)
+            ray.shutdown()
 
 
 def _drive(ray: Any, coordinator: Any, actors: dict[str, Any], runtime: dict[str, Any], watch: Watch) -> None:

@@ -6,6 +6,7 @@ what it wrote. The same functions draw an original and its reconstruction, so th
 
 from __future__ import annotations
 
+import warnings
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,7 @@ def _raster(row: pa.RecordBatch, stem: Path) -> list[Path]:
     paths = [save_png(quicklook(bands, row), stem.with_suffix(".png"))]
     try:
         import rasterio
+        import rasterio.errors
         from rasterio.transform import Affine
     except ImportError as exc:
         raise MissingExtra("rasterio", "raster", need="writing GeoTIFF") from exc
@@ -176,7 +178,10 @@ def _raster(row: pa.RecordBatch, stem: Path) -> list[Path]:
     crs = row.column("crs")[0].as_py()
     if crs:
         profile["crs"] = crs
-    with rasterio.open(path, "w", dtype=bands.dtype.name, compress="deflate", **profile) as out:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # many tiles have no place, and say so
+        out = rasterio.open(path, "w", dtype=bands.dtype.name, compress="deflate", **profile)
+    with out:
         out.write(bands)
         for i, band in enumerate(row.column("bands")[0].as_py() or []):
             if band and band.get("name"):

@@ -1,6 +1,7 @@
 """`conv-fsq`: pictures by a small convolutional auto-encoder with FSQ, trained on the stream's own pictures (torch).
 
-One token per 8×8 pixels like `pca-fsq`, for those who can give it minutes of training and a twentieth of the speed.
+One token per 8×8 pixels like `pca-fsq` and, with the default steps (some five minutes of one core), about a decibel
+better (25.4 against 24.5 dB on five held-out photographs), but it encodes thirty times slower and needs torch.
 Levels 8·8·8·5·5·5 by the `cosmos` formula. Training runs a fixed number of steps on one thread, so a fit is repeatable
 on one kind of processor; networks may differ in the last bit between kinds, and determinism is `tolerant`.
 """

@@ -56,18 +56,24 @@ def mean_and_deviation(x: Array, borders: Array) -> tuple[Array, Array]:
     """(mean, population standard deviation) of each run of finite float64 values, computed in integers.
 
     borders: int64 (runs + 1,), run i is `x[borders[i]:borders[i + 1]]`, none empty.
+    """
+    mean, deviation, bits = scaled_moments(x, borders)
+    return np.ldexp(mean, -bits), np.ldexp(deviation, -bits)
+
+
+def scaled_moments(x: Array, borders: Array) -> tuple[Array, Array, Array]:
+    """(mean, deviation, bits): as `mean_and_deviation`, both times 2**bits, which keeps them clear of underflow.
+
     Each run is scaled by a power of two so that its sum, and the sum of its squared differences, fit in 63 bits.
     """
     counts = np.diff(borders)
     spare = np.frexp(counts.astype(np.float64))[1]
-    exponent = exponents(x, borders)
-    bits = np.minimum(53, 63 - spare) - exponent
+    bits = np.minimum(53, 63 - spare) - exponents(x, borders)
     whole = np.rint(np.ldexp(x, np.repeat(bits, counts))).astype(np.int64)
     sums = np.add.reduceat(whole, borders[:-1]) if len(x) else np.zeros(0, np.int64)
     middle = (2 * (sums // counts) + (2 * (sums % counts) + counts) // counts) // 2  # rounded, without overflow
     away = whole - np.repeat(middle, counts)
-    deviation = np.ldexp(_root_mean_square(away, borders), -bits)
-    return np.ldexp(middle.astype(np.float64), -bits), deviation
+    return middle.astype(np.float64), _root_mean_square(away, borders), bits
 
 
 def root_mean_square(x: Array, borders: Array) -> Array:

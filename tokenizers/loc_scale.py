@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.tokenizers.arrays import Array
-from headrace.tokenizers.exact_math import mean_and_deviation
+from headrace.tokenizers.exact_math import scaled_moments
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ def measure(x: Array, borders: Array, bits: int) -> LocScale:
     """Location and scale of each run of finite float64 values `x[borders[i]:borders[i + 1]]`; no run is empty."""
     if len(borders) < 2:
         return LocScale(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int32))
-    mean, deviation = mean_and_deviation(x, borders)
+    mean, deviation, scaled_by = scaled_moments(x, borders)
     mantissa, size = np.frexp(deviation)
     scale = np.rint(np.ldexp(mantissa, bits)).astype(np.int64)
-    exponent = size - bits
+    exponent = size - bits - scaled_by
     first = x[borders[:-1]]
     constant = (np.minimum.reduceat(x, borders[:-1]) == np.maximum.reduceat(x, borders[:-1])) | (scale == 0)
     digits, place = np.frexp(first)
-    rounded = np.rint(np.ldexp(mean, np.where(constant, 0, -exponent)))
+    rounded = np.rint(np.ldexp(mean, np.where(constant, 0, bits - size)))
     loc = np.where(constant, np.ldexp(digits, 53), rounded)
     return LocScale(loc, np.where(constant, 0, scale), np.where(constant, place - 53, exponent).astype(np.int32))
 

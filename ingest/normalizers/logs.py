@@ -95,6 +95,10 @@ class Recording:
         try:
             value = dict(topic.decode(data))
         except RecordError as exc:
+            if exc.reason.startswith("unsupported"):
+                topic.note = exc.message
+                yield self._raw(topic, number, data, t, source)
+                return
             yield Bad(
                 exc.reason,
                 f"{topic.name}, message {number}: {exc.message}",

@@ -112,9 +112,13 @@ class _Reader:
         self.start = 0
         self.left = MAX_ELEMENTS
         if cdr:
-            if len(data) < 4 or data[0] != 0 or data[1] > 1:
+            if len(data) < 4 or data[0] != 0 or data[1] > 11:
                 raise RecordError(
-                    "corrupt", f"a CDR message begins with {data[:4].hex(' ')}; 00 00 or 00 01 would be plain CDR"
+                    "corrupt", f"a CDR message begins with {data[:4].hex(' ')}, 00 00 or 00 01 would be right"
+                )
+            if data[1] > 1:
+                raise RecordError(
+                    "unsupported:cdr", f"CDR of kind {data[1]} (parameter lists or XCDR2); plain CDR is read"
                 )
             self.order = "<" if data[1] == 1 else ">"
             self.at = self.start = 4

@@ -12,10 +12,10 @@ from headrace.ingest.normalizers.contract import Limits
 from headrace.ingest.normalizers.raster_bands import Band
 from headrace.ingest.normalizers.raster_clouds import ClassMask, kind_of, wanted_kinds
 from headrace.ingest.normalizers.raster_errors import translated
-from headrace.ingest.normalizers.raster_gate import Admitted, admit, missing_codec
+from headrace.ingest.normalizers.raster_gate import Admitted, admit, codec_of
 from headrace.ingest.normalizers.raster_georeference import georeference_of
 from headrace.ingest.normalizers.raster_layer import Description, FileLayer, Layer, ReadAhead, conversions
-from headrace.ingest.normalizers.raster_open import RasterFile, environment
+from headrace.ingest.normalizers.raster_open import RasterFile, can_decode, environment
 from headrace.ingest.normalizers.raster_plan import Stack
 from headrace.ingest.normalizers.raster_selection import select
 from headrace.ingest.normalizers.raster_sheets import OpenSheet, Sheet, SheetReader, sheets_of
@@ -51,8 +51,8 @@ def open_admitted(file: RasterFile, config: Any, limits: Limits) -> Iterator[Sta
 
 def _explained(exc: RecordError, admitted: Admitted) -> RecordError:
     """An open that failed, with the reason that the header gives."""
-    codec = missing_codec(admitted.pages.pages[0], opened=False) if admitted.pages else None
-    if exc.reason == "corrupt" and codec:
+    codec = codec_of(admitted.pages.pages[0]) if admitted.pages else None
+    if exc.reason == "corrupt" and codec and not can_decode(codec):
         return RecordError(f"unsupported:{codec}", exc.message)
     if exc.reason == "corrupt" and admitted.format == "netcdf3" and not admitted.truncated:
         # Its header was read to the end: what GDAL misses is a variable that is a grid.
@@ -73,8 +73,9 @@ def _layer(reader: SheetReader, sheet: Sheet, admitted: Admitted, config: Any, l
         classes = class_mask(opened.bands, config.mask)
         about = describe(opened, bands, truncated, classes)
         reason = "truncated" if truncated else "corrupt"
-        if page is not None and missing_codec(page, opened=True):
-            reason = f"unsupported:{missing_codec(page, opened=True)}"
+        codec = codec_of(page) if page is not None else None
+        if codec and not can_decode(codec):
+            reason = f"unsupported:{codec}"
         block = (page.block_width, page.block_height) if page is not None else None
         if admitted.driver == "GRIB":  # a message is decoded as a whole
             block = (sheet.width, sheet.height)

@@ -14,7 +14,7 @@ from headrace.connectors.sniff import sniff_stream
 from headrace.ingest.normalizers.contract import Limits
 from headrace.ingest.normalizers.raster_grib import read_messages
 from headrace.ingest.normalizers.raster_hdf5 import refuse_references
-from headrace.ingest.normalizers.raster_jp2 import read_codestream
+from headrace.ingest.normalizers.raster_jp2 import TILE_PART_BYTES, read_codestream
 from headrace.ingest.normalizers.raster_netcdf3 import read_classic_header
 from headrace.ingest.normalizers.raster_tiff import Page, Pages, ReadAt, read_pages
 from headrace.schemas.errors import RecordError
@@ -33,9 +33,9 @@ _BYTES_A_TILE = 64  # of the file, for each tile beyond the free ones
 
 #: TIFF codecs that a build of GDAL may lack.
 _OPTIONAL_CODECS = {
-    50002: "jxl", 52546: "jxl", 34892: "lossy-jpeg", 34712: "jpeg2000", 34887: "lerc", 50000: "zstd", 50001: "webp",
-    34925: "lzma", 34676: "sgilog", 34677: "sgilog24", 34661: "jbig", 32908: "thunderscan", 32909: "pixarlog",
-    6: "old-jpeg",
+    50002: "jxl", 52546: "jxl", 34887: "lerc", 50000: "zstd", 50001: "webp", 34925: "lzma",
+    34892: "lossy-jpeg", 34712: "jpeg2000", 34676: "sgilog", 34677: "sgilog24", 34661: "jbig", 32908: "thunderscan",
+    32909: "pixarlog", 6: "old-jpeg",
 }  # fmt: skip
 _JPEG = 7
 _SERVICE_TEXT = re.compile(rb"<(?:\w+:)?(GDALTileIndexDataset|GDAL_\w+|WCS_\w+|WMS_\w+|Capabilities)\b")
@@ -171,12 +171,14 @@ def _jp2(name: str, read_at: ReadAt, size: int, limits: Limits, max_bands: int) 
     else:
         refuse_pixels(tile, 4 * stream.components, limits, "a JPEG 2000 tile")
     refuse_bomb(stream.width, stream.height, stream.components, 1, size, limits)
+    if stream.tiles * TILE_PART_BYTES > size:
+        raise RecordError("truncated", f"{stream.tiles} tiles, each with a header, do not fit into {size} bytes")
     # What is lost of a cut codestream shows when its tiles are read.
     return Admitted(name, "JP2OpenJPEG", size, truncated=stream.end is not None and stream.end > size)
 
 
-def missing_codec(page: Page, opened: bool) -> str | None:
-    """The codec that this build of GDAL lacks, where that is why a page failed; `opened`: whether opening succeeded."""
+def codec_of(page: Page) -> str | None:
+    """The codec of a page where it is one that a build of GDAL may lack."""
     if page.compression == _JPEG and page.bits > 8:
         return "jpeg-12bit"
-    return None if opened else _OPTIONAL_CODECS.get(page.compression)
+    return _OPTIONAL_CODECS.get(page.compression)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from headrace.ingest.normalizers.raster_tiff import ReadAt
 from headrace.schemas.errors import RecordError
 
+TILE_PART_BYTES = 14  #: of a tile-part without any data: SOT, and SOD
+
 _MAX_BOXES = 4096
 _START = b"\xff\x4f\xff\x51"  # SOC, then SIZ at once
 

@@ -15,12 +15,15 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headrace.connectors.contract import Blob
 from headrace.ingest.normalizers.raster_environment import runtime_options
-from headrace.ingest.normalizers.raster_errors import rasterio_module, translated
+from headrace.ingest.normalizers.raster_errors import failures, rasterio_module, translated
 from headrace.ingest.normalizers.raster_gate import Admitted
 
 _IN_MEMORY = 32 << 20  #: objects without a local path up to this size are held in memory
@@ -38,6 +41,27 @@ def environment(**more: str) -> Iterator[None]:
     # An explicit session: else rasterio would look for cloud credentials in the process environment.
     with rasterio.Env(session=DummySession(), **{**runtime_options(), **more}):
         yield
+
+
+@lru_cache
+def can_decode(codec: str) -> bool:
+    """Whether this build of GDAL has a TIFF codec; told by writing with it. What GDAL never writes counts as missing."""
+    rasterio_module()
+    from rasterio.io import MemoryFile
+
+    profile: dict[str, Any] = {"driver": "GTiff", "width": 16, "height": 16, "count": 3, "dtype": "uint8"}
+    if codec == "jpeg-12bit":
+        profile.update(compress="JPEG", dtype="uint16", NBITS=12)
+    elif codec in ("jxl", "lerc", "zstd", "webp", "lzma"):
+        profile["compress"] = codec.upper()
+    else:
+        return False
+    try:
+        with environment(), quiet(), MemoryFile() as memory, memory.open(**profile) as out:
+            out.write(np.zeros((3, 16, 16), dtype=profile["dtype"]))
+    except failures():
+        return False
+    return True
 
 
 class RasterFile:

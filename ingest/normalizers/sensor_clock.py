@@ -14,7 +14,8 @@ Numbers count units since 1970, by the size of the sample's median: below 1e8 th
 an unknown start (flag `relative_time`, unit from the header, else seconds); below 1e11 seconds, 1e14 milliseconds,
 1e17 microseconds, else nanoseconds. A unit in the name (`time_ms`, `t [us]`) or in `time_format` comes first.
 
-Stamps without a zone are in the settings' `timezone`, or UTC with the flag `naive_time`. Where a clock was set back an
+Stamps without a zone are in the settings' `timezone`, or UTC with the flag `naive_time` (without it where the column's
+name says UTC). Where a clock was set back an
 hour, the earlier reading is taken unless it would go back in file order and the later would not (or stand still, in a
 table of one device: 02:00 may come twice in hourly readings); readings that the change to summer time skipped are moved
 on by the hour. Both are counted (`dst_ambiguous:N`, `dst_skipped:N`).
@@ -55,6 +56,7 @@ _NAMES = (
     "recorded_at", "measured_at", "created_at",
 )  # fmt: skip
 _TIMELIKE = re.compile(r"(^|[^a-z])(time|timestamp|date|datetime|utc|epoch)([^a-z]|$)|(Time|Date)(stamp)?([^a-z]|$)")
+_UTC = re.compile(r"(^|[^a-z])(utc|gmt|zulu)([^a-z]|$)|(UTC|GMT)$", re.IGNORECASE)
 _SUFFIX = re.compile(
     r"[_\s.\-\[(](ns|nsec|nanos|us|usec|micros|ms|msec|millis|s|sec|secs|seconds|min|h|d|days)[\])]?$", re.IGNORECASE
 )
@@ -118,6 +120,7 @@ class Clock:
         #: Rows are of one device, so equal readings in a row are not of one moment.
         self.repeats = True
         self._zone = config.timezone
+        self._says_utc = any(_UTC.search(name) for name in columns)
         self._last_local: int | None = None
 
     def read(self, batch: pa.RecordBatch, rows: Int64) -> Reading:
@@ -152,7 +155,8 @@ class Clock:
         if not self.absolute or not local.any():
             return Reading(ns, ok, present, self.flags)
         if self._zone is None:
-            return Reading(ns, ok, present, self.flags | {"naive_time"})
+            naive = frozenset() if self._says_utc else frozenset({"naive_time"})
+            return Reading(ns, ok, present, self.flags | naive)
         marks: dict[str, Bool] = {}
         utc, ambiguous, skipped, fits = to_utc(ns, local, self._zone, self._last_local, self.repeats)
         if ambiguous.any():

@@ -30,6 +30,7 @@ _BOMS = (
     (b"\xfe\xff", "utf-16"),
 )
 NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*")
+_DECLARED = re.compile(r"\s*sep=(.)\s*", re.IGNORECASE)
 _TIMES = [re.compile(pattern) for pattern in sensor_time.LAYOUTS.values()]
 _COMMA_NUMBER = re.compile(r"\s*[+-]?\d+,\d+(?:[eE][+-]?\d+)?\s*")
 
@@ -91,7 +92,12 @@ def sniff(
     ]
     if not body:
         raise RecordError("empty", "a table without rows")
-    delimiter = config.delimiter or ("\t" if tabs else _delimiter([line for _, line in body], config.quote))
+    delimiter = config.delimiter or ("\t" if tabs else "")
+    declared = _DECLARED.fullmatch(body[0][1])
+    if declared and len(body) > 1:  # what spreadsheets write before the names
+        delimiter = delimiter or declared[1]
+        comments.append(body.pop(0)[1])
+    delimiter = delimiter or _delimiter([line for _, line in body], config.quote)
     cells = [_split(line, delimiter, config.quote) for _, line in body]
     width = _width(cells)
     first = next((k for k, row in enumerate(cells) if len(row) == width), 0) if not _is_toa5(cells) else 0

@@ -143,8 +143,8 @@ def test_a_torn_gzip_of_lines_gives_a_true_prefix_then_the_damage(tmp_path: Path
         assert isinstance(reads[-1], Broken) and reads[-1].reason == "truncated"
         assert len(got) > 0 or cut == 15
         begin = sum(len(text) + 1 for text in got)
-        assert reads[-1].locator == f'{{"bytes":[{begin},null]}}', "the range that is missing"
-        assert texts[len(got)].startswith(reads[-1].data or b"")
+        assert cut == 15 or reads[-1].locator == f'{{"bytes":[{begin},null]}}', "the range that is missing"
+        assert b"\n".join(texts[len(got) :]).startswith(reads[-1].data or b"")
 
 
 def test_lines_of_a_range_keep_the_offsets_of_the_whole_file(tmp_path: Path) -> None:

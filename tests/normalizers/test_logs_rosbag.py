@@ -296,6 +296,17 @@ def test_a_message_that_does_not_decode_costs_itself(tmp_path: Path) -> None:
     assert [(b.reason, json.loads(b.locator)) for b in out.bad] == [("truncated", {"message": 2, "topic": "/r"})]
 
 
+def test_serialisations_that_are_not_plain_pass_as_their_bytes(tmp_path: Path) -> None:
+    _, types = stores(True)
+    path = write(tmp_path, [("/r", "my_msgs/msg/Reading", reading(types, i, True)) for i in range(3)], True)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE messages SET data = x'000A0000' || substr(data, 5)")
+    database.close()
+    out = read(path)
+    assert [r["modality"] for r in out.records] == ["tensor"] * 3 and out.bad == []
+    assert "XCDR2" in out.records[0]["extra"]
+
+
 def test_a_damaged_or_foreign_database_ends_with_a_reason(tmp_path: Path) -> None:
     _, types = stores(True)
     path = write(tmp_path, [("/r", "my_msgs/msg/Reading", reading(types, i, True)) for i in range(500)], True)

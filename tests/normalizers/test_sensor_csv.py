@@ -166,6 +166,11 @@ def test_headers_units_rows_and_preambles_are_understood() -> None:
     assert out.of("text")[1]["text"] == '{"note":"a","time":"2020-01-01"}\n{"note":"b","time":"2020-01-02"}\n'
 
 
+def test_the_separator_that_spreadsheets_declare_is_taken() -> None:
+    out = read("sep=;\ntime;v\n2020-01-01;1,5\n2020-01-02;2,5\n", "csv")
+    assert out.channel("v")[1].tolist() == [1.5, 2.5]
+
+
 def test_the_files_of_campbell_loggers_are_understood() -> None:
     head = '"TOA5","st","CR1000"\n"TIMESTAMP","RECORD","AirT"\n"TS","RN","Deg C"\n"","","Avg"\n'
     data = head + '"2020-01-01 00:00:00",1,2.5\n"2020-01-01 00:01:00",2,"NAN"\n'

@@ -221,6 +221,13 @@ def test_an_hour_that_never_was_is_moved_on_and_counted() -> None:
     assert out.flags() == {"dst_skipped": 1, "duplicate_time": 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "naive"), [("time_utc", False), ("Time (UTC)", False), ("timestampUTC", False), ("time", True)]
+)
+def test_a_column_that_says_utc_is_believed(name: str, naive: bool) -> None:
+    assert ("naive_time" in read(f"{name},v\n2020-01-01 00:00,1\n", "csv").flags()) == naive
+
+
 def test_a_zone_that_does_not_exist_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="Europe/Helsinki"):
         read("time,v\n2020-01-01,1\n", "csv", timezone="Europe/Atlantis")
