@@ -94,7 +94,7 @@ def pictures(corpus: Path, names: Sequence[str]) -> pa.RecordBatch:
 
 
 def measure_image(corpus: Path) -> Iterator[Row]:
-    """PSNR at one token per 8×8 patch, and the speed of encoding with its measured error."""
+    """PSNR at one token per 8×8 patch."""
     tokenizer = fitted({"type": "pca-fsq"}, [pictures(corpus, FIT_PICTURES)])
     held = pictures(corpus, HELD_PICTURES)
     back, encoded = through(tokenizer, held)
@@ -107,9 +107,15 @@ def measure_image(corpus: Path) -> Iterator[Row]:
     mean = float(np.mean(values))
     yield Row("image mean of held-out", mean, "dB", ">= 21.0", mean >= 21.0, f"{extra} header tokens in {patches}")
     yield Row("image stored error minus true", agree, "dB", "<= 0.01", agree <= 0.01)
+
+
+def measure_image_speed(corpus: Path) -> Iterator[Row]:
+    """Encoding, with the measured error of every picture, on one core; not asserted, since machines are shared."""
+    tokenizer = fitted({"type": "pca-fsq"}, [pictures(corpus, FIT_PICTURES)])
+    held = pictures(corpus, HELD_PICTURES)
     pixels = sum(p.size for p in payload_views(held)) / 3
     best = min(_cpu_seconds(lambda: tokenizer.encode(held)) for _ in range(5))
-    yield Row("image encode with error", pixels / best / 1e6, "Mpixel/s/core", "", True, "bar 25, not asserted")
+    yield Row("image encode with error", pixels / best / 1e6, "Mpixel/s/core", "", True, "aim 25")
 
 
 def _cpu_seconds(work: Callable[[], Any]) -> float:
@@ -207,6 +213,7 @@ def measure_dem(corpus: Path) -> Iterator[Row]:
 
 MEASURES: dict[str, Callable[[Path], Iterator[Row]]] = {
     "image": measure_image,
+    "image-speed": measure_image_speed,
     "sensor": measure_sensor,
     "sentinel2": measure_sentinel2,
     "dem": measure_dem,

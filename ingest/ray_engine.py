@@ -93,8 +93,8 @@ def _start(ray: Any, address: str | None, workers: int) -> None:
             return
         except Exception as exc:  # Ray says "timed out" and "not reachable" by plain exceptions of many kinds
             if address or not tries_left:
-                where = f"the Ray cluster at {address} cannot be joined" if address else "Ray did not start on this machine"
-                raise HeadraceError(f"{where}: {exc}; `--engine inline` needs no Ray") from exc
+                what = f"the Ray cluster at {address} cannot be joined" if address else "Ray did not start here"
+                raise HeadraceError(f"{what}: {exc}; `--engine inline` needs no Ray") from exc
             _logger.warning("Ray did not start in time (%s); trying again", type(exc).__name__)
             ray.shutdown()
 

@@ -42,12 +42,6 @@ class TestSentencePieceBpe(TextKit):
         return {"type": "sentencepiece"}
 
 
-class TestSentencePieceUnigram(TextKit):
-    def settings(self) -> Mapping[str, Any]:
-        pytest.importorskip("sentencepiece")
-        return {"type": "sentencepiece", "model_type": "unigram", "vocab_size": 400}
-
-
 class TestHuggingFace(TextKit):
     folder: ClassVar[Path]
 
@@ -172,11 +166,6 @@ class TestMuLaw(TokenizerKit):
     def check_decoded(self, given: pa.RecordBatch, decoded: pa.RecordBatch) -> None:
         assert decoded.column("rate").to_pylist() == given.column("rate").to_pylist()
         assert decoded.column("shape").to_pylist() == given.column("shape").to_pylist()
-
-
-class TestFineMuLaw(TestMuLaw):
-    def settings(self) -> Mapping[str, Any]:
-        return {"type": "mu-law", "bits": 12}
 
 
 def windows() -> pa.RecordBatch:
