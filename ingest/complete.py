@@ -73,6 +73,11 @@ class Completer:
             "place_id": self._places(draft),
             "group_id": pa.array(groups, pa.string()),
         }
+        if "truncated" in item.headers:  # the connector could read only a part of it
+            flags = [
+                f if f and "truncated" in f else [*(f or []), "truncated"] for f in draft.column("flags").to_pylist()
+            ]
+            own["flags"] = pa.array(flags, pa.list_(pa.string()))
         if draft.column("license").null_count:
             own["license"] = pa.array(
                 [v or self._stream.license for v in draft.column("license").to_pylist()], pa.string()

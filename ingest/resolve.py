@@ -155,9 +155,9 @@ def resolve_stream(name: str, pipeline: Pipeline, base: Path) -> ResolvedStream:
     spec = pipeline.streams[name]
     field_path = f"streams.{name}"
     connector = _class(connector_class, spec.source.type, base, f"{field_path}.source.type")
-    connector_config = _config(connector, spec.source.settings(), f"{field_path}.source")
+    connector_config = _config(connector, spec.source.settings(), f"{field_path}.source", base)
     normalizer = _class(normalizer_class, spec.record.type, base, f"{field_path}.record.type")
-    normalizer_config = _config(normalizer, _with_privacy(normalizer, spec, pipeline), f"{field_path}.record")
+    normalizer_config = _config(normalizer, _with_privacy(normalizer, spec, pipeline), f"{field_path}.record", base)
     license_ = spec.license or pipeline.license
     shape = {
         "schema": SCHEMA_VERSION,
@@ -212,7 +212,7 @@ def _output(
             f"`{type_name}` takes {', '.join(tokenizer.modalities)} records, this stream makes {modality}",
             field=f"{field_path}.type",
         )
-    config = _config(tokenizer, chosen, field_path)
+    config = _config(tokenizer, chosen, field_path, base)
     settings = {
         **shape,
         "modality": modality,
@@ -229,9 +229,9 @@ def _class(finder: Any, type_name: str, base: Path, field_path: str) -> Any:
         raise ConfigError(str(exc), field=field_path, value=type_name) from exc
 
 
-def _config(cls: Any, settings: dict[str, Any], field_path: str) -> Any:
+def _config(cls: Any, settings: dict[str, Any], field_path: str, base: Path) -> Any:
     try:
-        return cls.Config.model_validate(settings)
+        return cls.Config.model_validate(settings, context={"base": base})
     except ValidationError as exc:
         raise config_error(exc, prefix=field_path) from exc
     except HeadraceError as exc:

@@ -22,6 +22,7 @@ from headrace.ingest.place import position_key
 from headrace.ingest.plan import read_sources
 from headrace.schemas.errors import ConfigError, HeadraceError, SourceError
 from headrace.schemas.record import draft_schema, list_views, modality_of
+from headrace.schemas.sample import BULK
 from headrace.shards.dataset import Dataset, StreamInfo
 from headrace.shards.log import CommitLog
 from headrace.tokenizers.contract import Tokenizer
@@ -122,8 +123,11 @@ class DatasetView:
         if tokenizer is None:
             return pa.RecordBatch.from_arrays([sample.column(f.name) for f in schema], schema=schema)
         decoded = tokenizer.decode([np.asarray(v) for v in list_views(sample, "tokens")])
-        known = {f.name for f in schema} & set(sample.schema.names)
-        columns = [sample.column(f.name) if f.name in known else decoded.column(f.name) for f in schema]
+        rebuilt = BULK | {"shape", "dtype"}
+        if settings.modality == "raster" and len(sample.column("bands")[0]) != len(decoded.column("bands")[0]):
+            rebuilt |= {"bands"}  # a complex band was tokenized as two
+        kept = set(sample.schema.names) - rebuilt
+        columns = [sample.column(f.name) if f.name in kept else decoded.column(f.name) for f in schema]
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def original(self, sample: pa.RecordBatch, stream: str) -> pa.RecordBatch:

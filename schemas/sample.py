@@ -44,12 +44,17 @@ FIDELITY: list[pa.Field] = [
 ]
 
 
+#: Payload columns that tokens stand for. The others (channel, unit, CRS, bands, pts) stay beside the tokens.
+BULK = frozenset({"text", "pixels", "samples", "t", "value", "valid", "cloud", "data"})
+
+
 def sample_schema(modality: Modality, tokens: TokenDtype | None, metadata: dict[str, str] | None = None) -> pa.Schema:
-    """Schema of a stream's shards; `tokens` None means raw pass-through, with the record's payload columns."""
+    """Schema of a stream's shards; `tokens` None means raw pass-through, with the whole payload of the record."""
     fields = list(PROVENANCE + DRAFT + FIDELITY)
     if tokens is None:
         fields += PAYLOAD[modality]
     else:
+        fields += [field for field in PAYLOAD[modality] if field.name not in BULK]
         kind = pa.uint16() if tokens == "uint16" else pa.uint32()
         fields.append(pa.field("tokens", pa.large_list(pa.field("item", kind, nullable=False)), nullable=False))
     marked = [f.with_metadata({"content": "1"}) if f.name in CONTENT else f for f in fields]

@@ -7,8 +7,9 @@ all. So each band of a tile is brought to standard scores by its own location an
     body   wide height width bands { exponent scale loc [patch]* }*
     patch  [code]*stages  or  NODATA  or  PARTIAL mask [code]*stages            (see patch_masks.py)
 
-Decoded pixels are float32, or float64 where the record held 32-bit integers or float64; missing pixels are NaN. Where
-the products are all of one kind, `pca-fsq` codes the bands together and needs far fewer tokens.
+Decoded pixels are float32, or float64 where the record held wider integers or float64; missing pixels are NaN; complex
+bands come back as two, real and imaginary. Where the products are all of one kind, `pca-fsq` codes the bands together
+and needs far fewer tokens.
 """
 
 from __future__ import annotations
@@ -145,6 +146,7 @@ class BandPcaFsq(Tokenizer):
         if bands is None:
             raise SchemaMismatch(f"`{KIND}` takes {', '.join(DTYPES)} pixels, not {pixels.dtype}")
         spell = self._ids.integers.spell
+        pixels = _planes(pixels)
         parts = [np.array(spell(int(pixels.dtype.name in _WIDE), *pixels.shape[1:], len(pixels)))]
         errors, clipped, known, outside, coefficients = [], 0, 0, 0, 0
         for band in bands:
@@ -197,11 +199,27 @@ class BandPcaFsq(Tokenizer):
 
 def _bands(records: pa.RecordBatch, row: int, patch: int) -> Iterator[_Band] | None:
     """Every band of a record as integers; None if its dtype cannot be tokenized. Raises: RecordError."""
-    pixels = next(payload_views(records.slice(row, 1)))
+    stored = next(payload_views(records.slice(row, 1)))
+    pixels = _planes(stored)
     if pixels.dtype.name not in DTYPES:
         return None
-    valid = valid_pixels(records, row, pixels)
+    valid = valid_pixels(records, row, stored)
+    if stored.dtype.kind == "c":
+        valid = np.repeat(valid, 2, axis=0)
     return (_band(pixels[b], valid[b], patch) for b in range(len(pixels)))
+
+
+def _planes(pixels: Array) -> Array:
+    """(bands, height, width) of a dtype that can be tokenized.
+
+    A complex band becomes two, real and imaginary; 64-bit integers become float64, finer than any token.
+    """
+    if pixels.dtype.kind == "c" and pixels.ndim == 3:
+        parts = np.stack([pixels.real, pixels.imag], axis=1)
+        return np.ascontiguousarray(parts.reshape(2 * pixels.shape[0], *pixels.shape[1:]))
+    if pixels.dtype.name in ("int64", "uint64"):
+        return pixels.astype(np.float64)
+    return pixels
 
 
 def _band(pixels: Array, valid: Array, patch: int) -> _Band:

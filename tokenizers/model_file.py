@@ -1,5 +1,8 @@
-"""Files that a pipeline names in a tokenizer's settings: found relative to the pipeline file, read once, kept in the
-artefact, so that a dataset decodes without them."""
+"""Model files named in a tokenizer's settings: where they are, and their bytes.
+
+A path is relative to the pipeline file; the bytes are read once and kept in the artefact, so that a dataset decodes
+without them.
+"""
 
 from __future__ import annotations
 

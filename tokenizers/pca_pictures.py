@@ -8,12 +8,13 @@ All words in lower case are integers spelled as tokens (see integers.py); the fi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from headrace.schemas.errors import TokenizerError
+from headrace.schemas.errors import RecordError, TokenizerError
 from headrace.tokenizers.arrays import Array
 from headrace.tokenizers.fidelity import psnr_db
 from headrace.tokenizers.fit_rows import thinned
@@ -53,13 +54,13 @@ class Pictures:
     def encode_video(self, frames: Array, pts: Array, time_base: tuple[int, int]) -> Body:
         """The body of (frames, height, width, channels) with their time stamps in units of `time_base`."""
         spell = self._ids.integers.spell
-        heads = [np.array(spell(*frames.shape[1:3], *time_base))]
-        before = 0
-        for i, stamp in enumerate(pts.tolist()):
-            mark = np.array([self._ids.frame, *spell(stamp - before)])
-            heads = [*heads, mark] if i else [np.concatenate([heads[0], mark])]
-            before = stamp
-        return self._body(heads, frames)
+        stamps = pts.tolist()
+        if len(stamps) != len(frames):
+            raise RecordError("inconsistent", f"{len(frames)} frames with {len(stamps)} time stamps")
+        marks = [[self._ids.frame, *spell(now - before)] for before, now in itertools.pairwise([0, *stamps])]
+        first = spell(*frames.shape[1:3], *time_base)
+        heads = [first + marks[0], *marks[1:]] if marks else [first]
+        return self._body([np.array(head) for head in heads], frames)
 
     def _body(self, heads: list[Array], frames: Array) -> Body:
         """Tokens of frames, each after its head (there is one head even without frames)."""

@@ -34,6 +34,11 @@ class Band:
     is_grib: bool = False
     masks: frozenset[str] = frozenset()  #: where its mask comes from: all_valid, per_dataset, alpha, nodata
 
+    @property
+    def variable(self) -> str:
+        """The name without what tells its levels apart: `ta` of `ta[level=500]`."""
+        return self.name.split("[", 1)[0]
+
     def row(self, gsd_m: float | None, resampling: str | None = None) -> dict[str, Any]:
         """The band as a value of the records' `bands` column."""
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from headrace.connectors.contract import Blob
@@ -17,9 +17,10 @@ from headrace.ingest.normalizers.raster_georeference import georeference_of
 from headrace.ingest.normalizers.raster_layer import Description, FileLayer, Layer, ReadAhead, conversions
 from headrace.ingest.normalizers.raster_open import RasterFile, can_decode, environment
 from headrace.ingest.normalizers.raster_plan import Stack
-from headrace.ingest.normalizers.raster_selection import select
+from headrace.ingest.normalizers.raster_selection import Wanted, select
 from headrace.ingest.normalizers.raster_sheets import OpenSheet, Sheet, SheetReader, sheets_of
 from headrace.ingest.normalizers.raster_times import Moment, iso_moment, tiff_moment
+from headrace.ingest.normalizers.raster_variables import JoinedLayer, join_variables
 from headrace.schemas.errors import RecordError
 
 _TAG_BYTES = 1024  # of the file's own tags that go into `extra`
@@ -38,15 +39,30 @@ def open_file(blob: Blob, config: Any, limits: Limits) -> Iterator[Stack]:
 def open_admitted(file: RasterFile, config: Any, limits: Limits) -> Iterator[Stack]:
     """The sheets of a file that passed the gate, with what is known to be lost of it as the last one."""
     admitted = file.admitted
-    with sheets_of(file, limits, config.max_bands) as reader:
+    with sheets_of(file, limits, config.max_bands) as reader, ExitStack() as others:
         try:
             sheets: list[Sheet] = reader.plan()
         except RecordError as exc:
             raise _explained(exc, admitted) from exc
+        sheets = join_variables(sheets, config.bands)
+        readers: dict[str, SheetReader] = {}  # of joined variables, each keeps its own open
+
+        def open_sheet(sheet: Sheet) -> Layer:
+            if not sheet.joined:
+                return _layer(reader, sheet, admitted, config, limits)
+            layers = []
+            for part in sheet.joined:
+                variable = part.locator["variable"]
+                if variable not in readers:
+                    readers[variable] = reader.another()
+                    others.callback(readers[variable].close)
+                layers.append(_layer(readers[variable], part, admitted, config, limits))
+            return JoinedLayer(sheet, layers, config.bands)
+
         if admitted.damage is not None:
             reason, message, where = admitted.damage
             sheets.append(Sheet({"damage": where}, error=RecordError(reason, message)))
-        yield Stack(sheets, lambda sheet: _layer(reader, sheet, admitted, config, limits))
+        yield Stack(sheets, open_sheet)
 
 
 def _explained(exc: RecordError, admitted: Admitted) -> RecordError:
@@ -66,7 +82,8 @@ def _layer(reader: SheetReader, sheet: Sheet, admitted: Admitted, config: Any, l
     page = admitted.pages.pages[sheet.page or 0] if admitted.pages else None
     truncated = admitted.truncated if page is None else page.blocks_missing > 0
     opened = reader.open(sheet)
-    bands = select(opened.bands, config.bands)
+    wanted = config.bands if sheet.wanted is None else sheet.wanted
+    bands = select(opened.bands, wanted)
     if len(bands) > config.max_bands:
         raise RecordError("too_large", f"{len(bands)} bands, `max_bands` is {config.max_bands}: name some in `bands`")
     with translated("reading the header"), environment():
@@ -81,14 +98,14 @@ def _layer(reader: SheetReader, sheet: Sheet, admitted: Admitted, config: Any, l
             block = (sheet.width, sheet.height)
         layer = FileLayer(
             opened.dataset, bands, about,
-            classes=classes, reason=reason, ahead=_ahead(reader, opened, config), block=block,
+            classes=classes, reason=reason, ahead=_ahead(reader, opened, wanted), block=block,
         )  # fmt: skip
     if layer.tile_bytes(config.tile) > limits.max_bytes // 4:
         raise RecordError("too_large", f"a tile of {len(bands)} bands takes {layer.tile_bytes(config.tile)} bytes")
     return layer
 
 
-def _ahead(reader: SheetReader, opened: OpenSheet, config: Any) -> ReadAhead | None:
+def _ahead(reader: SheetReader, opened: OpenSheet, wanted: Wanted) -> ReadAhead | None:
     """One for all times of a dataset."""
     if len(opened.times) < 2:
         return None
@@ -96,7 +113,7 @@ def _ahead(reader: SheetReader, opened: OpenSheet, config: Any) -> ReadAhead | N
         chosen = []
         for bands in opened.times:
             try:
-                chosen.append(select(bands, config.bands))
+                chosen.append(select(bands, wanted))
             except RecordError:  # told when this time's turn comes
                 chosen.append([])
         reader.ahead = (opened.dataset, ReadAhead(opened.dataset, chosen))

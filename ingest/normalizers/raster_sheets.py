@@ -36,6 +36,9 @@ class Sheet:
     order: int = 0
     page: int | None = None
     error: RecordError | None = None
+    bands: tuple[Band, ...] = ()  #: of a netCDF or HDF5 variable at this time
+    wanted: list[str] | None = None  #: those of its bands that were asked for, where that is not the whole setting
+    joined: tuple[Sheet, ...] = ()  #: variables whose bands make one record
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class SheetReader:
         """All sheets. Raises: RecordError if the file itself cannot be opened."""
         pages = self._file.admitted.pages
         if pages is not None and len(pages.grids) > 1:
-            return [self._page_sheet(number) for number, page in enumerate(pages.pages) if page in pages.grids]
+            return [self._page_sheet(i) for i, page in enumerate(pages.pages) if i == 0 or page.is_grid]
         driver = self._file.admitted.driver
         try:
             names = self._names(driver)
@@ -114,7 +117,8 @@ class SheetReader:
         sheets = []
         for order in range(len(times)):
             place = {**locator, "layer": order} if len(times) > 1 else locator
-            sheets.append(Sheet(place, dataset.width, dataset.height, name, driver, order))
+            bands = () if name is None else tuple(times[order])
+            sheets.append(Sheet(place, dataset.width, dataset.height, name, driver, order, bands=bands))
         return sheets
 
     def open(self, sheet: Sheet) -> OpenSheet:
@@ -137,6 +141,10 @@ class SheetReader:
                 refuse_dataset(dataset, self._file.admitted.size, self._limits)
                 self._opened = (name, dataset, by_time(bands_of(dataset)))
         return self._opened[1], self._opened[2]
+
+    def another(self) -> SheetReader:
+        """A reader of the same file that keeps a dataset of its own open."""
+        return SheetReader(self._file, self._limits, self._max_bands)
 
     def close(self) -> None:
         """Close what is open."""

@@ -198,6 +198,9 @@ def shifted(
     values: npt.NDArray[Any], shift: int, nodata: float | None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """(values + shift where they are data, never under 0; where that clipped)."""
+    if values.dtype.kind == "u" and shift < 0 and nodata == 0:
+        # What is usual, in the values' own type: 0 stays 0 by itself.
+        return values - np.minimum(values, values.dtype.type(-shift)), (values < -shift) & (values > 0)
     data = values != nodata if nodata is not None else np.ones(values.shape, dtype=np.bool_)
     moved = values.astype(np.int64) + shift
     below = data & (moved < 0)

@@ -210,7 +210,7 @@ class ParquetTable:
         for field, array, unique in zip(batch.schema, batch.columns, self._names):
             field = field.with_name(unique)
             if field.name in self._geo and pa.types.is_binary(value_type(field.type)):
-                for name, column in self._geometry(field.name, storage(array)):
+                for name, column in self._geometry(field.name, storage(array), row):
                     arrays.append(column)
                     fields.append(pa.field(name, column.type))
             else:
@@ -220,8 +220,11 @@ class ParquetTable:
         whole = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
         return Chunk(whole, rows, raw=lambda i: ({"row": row + i}, None), damaged=damaged or {})
 
-    def _geometry(self, name: str, array: pa.Array) -> Iterator[tuple[str, pa.Array]]:
-        """A column of points as numbers (`name.x`, `name.y` …), any other as WKT; decided by the first chunk."""
+    def _geometry(self, name: str, array: pa.Array, row: int) -> Iterator[tuple[str, pa.Array]]:
+        """A column of points as numbers (`name.x`, `name.y` …), any other as WKT; decided by the first chunk.
+
+        A value that does not fit is null and in quarantine; the others of its row stay.
+        """
         if isinstance(array, pa.DictionaryArray):
             array = array.dictionary_decode()
         points = sensor_wkb.points(array) if self._points.get(name, 1) is not None else None
@@ -229,18 +232,33 @@ class ParquetTable:
             self._points[name] = len(points) if points is not None else None
         count = self._points[name]
         if count is None:
-            texts = [None if v is None else sensor_wkb.to_wkt(v) for v in array.to_pylist()]
-            yield name, pa.array(texts, pa.string())
+            yield name, pa.array([self._wkt(name, v, row + i) for i, v in enumerate(array.to_pylist())], pa.string())
             return
         if points is None or len(points) != count:
-            if array.null_count < len(array):
-                raise RecordError("wrong_type", f"column {name!r} held points only, now it holds other geometries")
-            points = [np.full(len(array), np.nan)] * count
-        for axis, values in zip("xyzm", points):
-            yield (
-                f"{name}.{axis}",
-                pa.Array.from_buffers(pa.float64(), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]),
-            )
+            points = [np.full(len(array), np.nan) for _ in range(count)]
+            for i in range(len(array)):
+                alone = sensor_wkb.points(array.slice(i, 1))
+                if alone is not None and len(alone) == count:
+                    for axis, values in zip(points, alone):
+                        axis[i] = values[0]
+                elif array[i].is_valid:
+                    self._misfit(name, row + i, "wrong_type", "it is no point as the others in its column are")
+        for letter, values in zip("xyzm", points):
+            data = pa.py_buffer(np.ascontiguousarray(values))
+            yield f"{name}.{letter}", pa.Array.from_buffers(pa.float64(), len(values), [None, data])
+
+    def _wkt(self, name: str, value: bytes | None, row: int) -> str | None:
+        if value is None:
+            return None
+        try:
+            return sensor_wkb.to_wkt(value)
+        except RecordError as exc:
+            self._misfit(name, row, exc.reason, exc.message)
+            return None
+
+    def _misfit(self, name: str, row: int, reason: str, why: str) -> None:
+        locator = canonical_json({"column": name, "row": row}).decode()
+        self.bad.append(Bad(reason, f"{name} of row {row}: {why}", locator))
 
     def _salvaged(self, index: int, row: int, done: int, cause: RecordError) -> Iterator[Chunk]:
         """What can be read of a damaged row group after its first `done` rows, column by column."""

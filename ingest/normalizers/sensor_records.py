@@ -37,6 +37,7 @@ from headrace.ingest.normalizers.sensor_series import Channel, Draft, Series
 from headrace.ingest.normalizers.sensor_time import Bool, Int64
 from headrace.ingest.normalizers.sensor_units import split_header, to_ucum
 from headrace.schemas.canonical import canonical_json
+from headrace.schemas.errors import RecordError
 
 BLOCK_ROWS = 1024
 
@@ -143,7 +144,11 @@ class RowTable:
         bad, self._unparsed = self._unparsed, []
         kept: list[Row] = []
         for row in rows:
-            flat = flatten(row.value)
+            try:
+                flat = flatten(row.value)
+            except RecordError as exc:
+                bad.append(BadRow(row.ordinal, exc.reason, exc.message, row.locator, row.data))
+                continue
             wrong = self._misfit(flat)
             if wrong is not None:
                 bad.append(BadRow(row.ordinal, "wrong_type", wrong, row.locator, row.data))
@@ -153,16 +158,9 @@ class RowTable:
         t, ok = self._times(kept, flats)
         numbers = any(kind == "number" and name not in self._used() for name, kind in self._kinds.items())
         if numbers:
-            for i in np.flatnonzero(~ok):
-                bad.append(
-                    BadRow(
-                        kept[i].ordinal,
-                        "no_time",
-                        "a row without a time that can be read",
-                        kept[i].locator,
-                        kept[i].data,
-                    )
-                )
+            why = "a row without a time that can be read"
+            late = [kept[i] for i in np.flatnonzero(~ok)]
+            bad += [BadRow(row.ordinal, "no_time", why, row.locator, row.data) for row in late]
         else:
             ok = np.ones(len(kept), np.bool_)
         events: list[tuple[int, tuple[int, ...], Draft | Bad]] = []

@@ -12,6 +12,7 @@ from headrace.schemas.canonical import canonical_json
 
 MAX_TEXT = 1 << 20  #: characters after which a text record ends at the next row, as documents do
 MAX_RAW = 1 << 16  #: raw bytes kept of one run of bad rows
+MAX_NEWS = 1000  #: runs of bad rows of one table that are told apart
 
 
 class TextRows:
@@ -84,34 +85,49 @@ class BadRow:
 
 
 class BadRuns:
-    """Joins bad rows that follow each other with one reason: a broken stretch is one piece of news, not 10,000."""
+    """Joins bad rows that follow each other with one reason: a broken stretch is one piece of news, not 10,000.
+
+    After MAX_NEWS pieces the rest of one reason is joined even where good rows lie between.
+    """
 
     def __init__(self) -> None:
         self._open: BadRow | None = None
         self._count = 0
+        self._next = 0
         self._data: list[bytes] = []
+        self._kept = 0
+        self._given = 0
 
-    def add(self, bad: BadRow) -> Bad | None:
-        """Take the next bad row in row order; gives the run before it if that has ended."""
-        if self._open is not None and bad.row == self._open.row + self._count and bad.reason == self._open.reason:
-            self._count += 1
-            if bad.data is not None and sum(map(len, self._data)) < MAX_RAW:
-                self._data.append(bad.data)
-            return None
-        ended = self.finish()
-        self._open, self._count, self._data = bad, 1, [bad.data] if bad.data is not None else []
-        return ended
+    @property
+    def full(self) -> bool:
+        """Whether there is enough news: the bytes of more bad rows are not wanted."""
+        return self._given >= MAX_NEWS and self._kept >= MAX_RAW
 
     @property
     def last_row(self) -> int:
         """The last row of the open run, -1 if there is none."""
-        return -1 if self._open is None else self._open.row + self._count - 1
+        return -1 if self._open is None else self._next - 1
+
+    def add(self, bad: BadRow, count: int = 1) -> Bad | None:
+        """Take the next bad row in row order, or `count` of them at once; gives the run before if that has ended."""
+        same = self._open is not None and bad.reason == self._open.reason
+        ended = None
+        if not same or (bad.row != self._next and self._given < MAX_NEWS):
+            ended = self.finish()
+            self._open, self._count, self._data, self._kept = bad, 0, [], 0
+        self._count += count
+        self._next = bad.row + count
+        if bad.data is not None and self._kept < MAX_RAW:
+            self._data.append(bad.data)
+            self._kept += len(bad.data)
+        return ended
 
     def finish(self) -> Bad | None:
         """The run that is open."""
         bad, self._open = self._open, None
         if bad is None:
             return None
+        self._given += 1
         locator = dict(bad.locator) if self._count == 1 else {**bad.locator, "rows": self._count}
         message = bad.message if self._count == 1 else f"{self._count} rows, the first: {bad.message}"
         raw = b"\n".join(self._data)[:MAX_RAW] if self._data else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import RecordError
 
 MAX_PENDING = 64 << 20  #: bytes of open windows; beyond it (very many devices) all of them end
+_SHOWN_ROWS = 1000  #: rows of a run without times whose bytes are kept
 MAX_SLICE = 8 << 20  #: bytes of text taken from a chunk at once
 
 
@@ -100,15 +102,15 @@ class Table:
         reading = self.plan.clock.read(chunk.batch, chunk.rows)
         self._flags |= reading.flags
         events: list[tuple[int, tuple[int, ...], Draft | Bad]] = []
-        bad = list(chunk.bad)
+        bad = [(row, 1) for row in chunk.bad]
         ok = reading.ok
         if not self.plan.numbers:
             ok = np.ones(len(chunk.rows), np.bool_)
         elif not ok.all():
-            bad += [self._untimed(chunk, int(i), bool(reading.present[i])) for i in np.flatnonzero(~ok)]
-        for row in sorted(bad, key=lambda b: b.row):
+            bad += self._untimed(chunk, ok, reading.present)
+        for row, count in sorted(bad, key=lambda b: b[0].row):
             last = self._bad.last_row
-            ended = self._bad.add(row)
+            ended = self._bad.add(row, count)
             if ended is not None:
                 events.append((last, (-1,), ended))
         rows = np.flatnonzero(ok)
@@ -146,18 +148,35 @@ class Table:
     def _waiting(self) -> int:
         return sum(s.pending for s in self._series.values()) * (16 + 9 * len(self.plan.channels))
 
-    def _untimed(self, chunk: Chunk, index: int, present: bool) -> BadRow:
-        place, data = chunk.raw(index) if chunk.raw is not None else (None, None)
-        locator = place if place is not None else {"row": int(chunk.rows[index])}
-        if data is None:
-            columns = [(x.name, plain(x.read(chunk.batch.slice(index, 1)))) for x in self.plan.leaves]
-            data = canonical_json({name: value[0] for name, value in columns}).decode().encode()[:4096]
+    def _untimed(self, chunk: Chunk, ok: Bool, present: Bool) -> Iterator[tuple[BadRow, int]]:
+        """Runs of rows without a time: the first of each, and how many they are."""
+        places = np.flatnonzero(~ok)
+        apart = (np.diff(chunk.rows[places]) != 1) | (np.diff(present[places].astype(np.int8)) != 0)
+        borders = [0, *(np.flatnonzero(apart) + 1).tolist(), len(places)]
         names = "+".join(self.plan.clock.columns)
-        if not present:
-            return BadRow(int(chunk.rows[index]), "no_time", f"row {chunk.rows[index]} has no {names}", locator, data)
-        shown = [chunk.batch.column(n)[index] for n in self.plan.clock.columns]
-        message = f"{names} is {' '.join(map(str, shown))[:100]!r}, no time between 1678 and 2261 as other rows have"
-        return BadRow(int(chunk.rows[index]), "wrong_type", message, locator, data)
+        for start, end in pairwise(borders):
+            index, count = int(places[start]), end - start
+            row = int(chunk.rows[index])
+            locator, data = chunk.raw(index) if chunk.raw is not None else ({"row": row}, None)
+            if self._bad.full:
+                data = None
+            elif data is None:
+                data = self._as_json(chunk.batch.slice(index, min(count, _SHOWN_ROWS)))
+            else:
+                data = b"\n".join(self._bytes(chunk, int(i)) for i in places[start : min(end, start + _SHOWN_ROWS)])
+            if not present[index]:
+                yield BadRow(row, "no_time", f"row {row} has no {names}", locator, data), count
+                continue
+            shown = " ".join(str(chunk.batch.column(n)[index]) for n in self.plan.clock.columns)[:100]
+            message = f"{names} is {shown!r}, no time between 1678 and 2261 as other rows have"
+            yield BadRow(row, "wrong_type", message, locator, data), count
+
+    def _bytes(self, chunk: Chunk, index: int) -> bytes:
+        return (chunk.raw(index)[1] if chunk.raw is not None else None) or b""
+
+    def _as_json(self, rows: pa.RecordBatch) -> bytes:
+        columns = [plain(leaf.read(rows)) for leaf in self.plan.leaves]
+        return "\n".join(json_lines([leaf.name for leaf in self.plan.leaves], columns)).encode()
 
     def _samples(self, chunk: Chunk, rows: Int64, reading: sensor_clock.Reading) -> Iterator[Draft]:
         values = [floats(leaf.read(chunk.batch), self._missing) for leaf in self.plan.numbers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.server
 import io
@@ -256,7 +257,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.wfile.write(span if drop is None else span[:drop])
             if drop is not None and drop < len(span):
                 self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # the client may have gone first
+                    self.connection.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture

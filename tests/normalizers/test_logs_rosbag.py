@@ -300,7 +300,7 @@ def test_serialisations_that_are_not_plain_pass_as_their_bytes(tmp_path: Path) -
     _, types = stores(True)
     path = write(tmp_path, [("/r", "my_msgs/msg/Reading", reading(types, i, True)) for i in range(3)], True)
     with sqlite3.connect(path) as database:
-        database.execute("UPDATE messages SET data = x'000A0000' || substr(data, 5)")
+        database.execute("UPDATE messages SET data = CAST(x'000A0000' || substr(data, 5) AS BLOB)")
     database.close()
     out = read(path)
     assert [r["modality"] for r in out.records] == ["tensor"] * 3 and out.bad == []

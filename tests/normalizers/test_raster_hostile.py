@@ -373,3 +373,18 @@ def test_python_itself_opens_no_socket_and_no_other_file(tmp_path: Path, monkeyp
     (batch,) = RasterNormalizer(RasterConfig()).open(Item(PathBlob("a.tif", path), 0))
     assert not isinstance(batch, Bad)
     assert batch.column("transform").to_pylist() == [None], "the world file beside it was not read"
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_a_mask_that_lies_beside_a_file_is_not_its_mask(tmp_path: Path) -> None:
+    netCDF4 = pytest.importorskip("netCDF4")
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as out:
+        out.createDimension("y", 4)
+        out.createDimension("x", 5)
+        out.createVariable("v", "i4", ("y", "x"))[:] = 1
+    with rasterio.open(tmp_path / "a.nc.msk", "w", driver="GTiff", width=5, height=4, count=1, dtype="uint8") as out:
+        out.write(np.zeros((1, 4, 5), dtype=np.uint8))
+        out.update_tags(INTERNAL_MASK_FLAGS_1="2")
+    (batch,) = RasterNormalizer(RasterConfig()).open(Item(PathBlob("a.nc", tmp_path / "a.nc"), 0))
+    assert not isinstance(batch, Bad)
+    assert batch.column("valid_fraction").to_pylist() == [1.0]

@@ -186,6 +186,8 @@ def test_the_classification_tells_clouds_and_what_is_no_data(tmp_path: Path) -> 
     with rasterio.open(paths["B04"]) as red, rasterio.open(paths["B08"]) as nir:
         data = (red.read(1) > 0) | (nir.read(1) > 0)
     np.testing.assert_array_equal(whole(rows, "valid"), data & ~np.isin(classes, (0, 1)))
+    (shown, *_) = normalized(blobs, bands=["red", "SCL"])
+    assert shown["bands"][1]["resampling"] == "nearest", "classes are never interpolated"
     (without, *_) = normalized(blobs, bands=["red"], mask="none")
     assert without["cloud"] is None
 

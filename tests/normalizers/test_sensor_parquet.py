@@ -129,6 +129,15 @@ def test_rows_whose_time_does_not_fit_are_quarantined_with_their_values() -> Non
     assert out.bad[0].data is not None and json.loads(out.bad[0].data) == {"t": None, "v": 2.0}
 
 
+def test_very_many_rows_without_a_time_are_told_in_bounded_news() -> None:
+    times = [None if i % 2 else i for i in range(20_000)]
+    out = read(parquet(pa.table({"t": pa.array(times, pa.timestamp("s", "UTC")), "v": np.arange(20_000.0)})), "parquet")
+    assert out.channel("v")[1].tolist() == list(range(0, 20_000, 2))
+    assert len(out.bad) == 1001
+    assert sum(json.loads(b.locator).get("rows", 1) for b in out.bad) == 10_000
+    assert all(len(b.data or b"") <= 1 << 16 for b in out.bad)
+
+
 def test_two_columns_of_one_name_are_two_channels() -> None:
     table = pa.table([pa.array([1.0]), pa.array([2.0])], names=["a", "a"])
     assert numbers_of(read(parquet(table), "parquet")) == {"a": [1], "a#2": [2]}
@@ -199,6 +208,23 @@ def test_a_file_without_its_footer_is_refused_with_a_reason() -> None:
 
 def test_a_table_of_no_rows_is_empty() -> None:
     assert read(parquet(pa.table({"v": pa.array([], pa.float64())})), "parquet").error.reason == "empty"  # type: ignore[union-attr]
+
+
+def test_a_geometry_that_does_not_fit_costs_its_value() -> None:
+    def point(x: float, y: float) -> bytes:
+        return struct.pack("<BIdd", 1, 1, x, y)
+
+    line = struct.pack("<BII4d", 1, 2, 2, 0, 0, 1, 1)
+    field = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
+    schema = pa.schema([pa.field("v", pa.float64()), field])
+    late = pa.table([[1.0, 2, 3, 4], [point(1, 2), point(3, 4), line, None]], schema=schema)
+    out = read(parquet(late, row_group_size=2), "parquet")
+    assert out.channel("geometry.x")[2].tolist() == [True, True, False, False]
+    assert [(b.reason, b.locator) for b in out.bad] == [("wrong_type", '{"column":"geometry","row":2}')]
+    torn = pa.table([[1.0, 2], [line, line[:-5]]], schema=schema)
+    out = read(parquet(torn), "parquet")
+    assert out.channel("v")[1].tolist() == [1, 2] and "LINESTRING (0 0, 1 1)" in out.text
+    assert [b.reason for b in out.bad] == ["corrupt"]
 
 
 def test_variants_are_refused_by_name_while_their_neighbours_arrive() -> None:
