@@ -130,7 +130,7 @@ def read_plan(store: Store, segments: list[PlanSegment]) -> SourcePlan:
         data = store.get(segment.path)
         if sha256_hex(data) != segment.sha256:
             raise BrokenLog(f"{segment.path}: its bytes differ from what the log says")
-        table = pq.read_table(io.BytesIO(data), schema=_SCHEMA)
+        table = pq.read_table(io.BytesIO(data), schema=_SCHEMA, use_threads=False, pre_buffer=False)
         for row in table.to_pylist():
             rows.append((segment.number, Split(row["split"], row["pin"], row["weight"]), row["lane"]))
     return SourcePlan(rows, len(segments))
@@ -140,7 +140,7 @@ def read_sources(store: Store, segments: list[PlanSegment]) -> dict[str, tuple[d
     """Split id → (how to open its source again, pin); empty where the source may not be told."""
     out: dict[str, tuple[dict[str, Any], str | None]] = {}
     for segment in segments:
-        table = pq.read_table(io.BytesIO(store.get(segment.path)))
+        table = pq.read_table(io.BytesIO(store.get(segment.path)), use_threads=False, pre_buffer=False)
         told = (table.schema.metadata or {}).get(_SOURCE_KEY)
         if told:
             source = json.loads(told)

@@ -123,7 +123,9 @@ def read_catalogue(store: Store, file: CatalogueFile, columns: list[str] | None 
     data = store.get(file.name)
     check_sealed(data)
     try:
-        return pq.read_table(pa.BufferReader(data), columns=columns, page_checksum_verification=True)
+        return pq.read_table(
+            pa.BufferReader(data), columns=columns, page_checksum_verification=True, use_threads=False, pre_buffer=False
+        )
     except (pa.ArrowException, OSError) as exc:
         raise ValueError(f"not a Parquet file: {exc}") from exc
 
