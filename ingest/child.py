@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import logging
 import os
 import resource
 import signal
@@ -71,6 +72,7 @@ def main() -> None:
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the supervisor decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    logging.getLogger("rasterio").setLevel(logging.ERROR)  # what matters of GDAL's warnings becomes findings
     channel, slot = Channel(in_fd, out_fd), Slot(slot_path)
     hello = channel.receive()
     runtime = Runtime.from_json(hello["runtime"])

@@ -50,15 +50,15 @@ def descendants(pid: int, word: str) -> list[int]:
 class Killer(threading.Thread):
     """Kills one process below us that matches `word`, again and again, at random moments."""
 
-    def __init__(self, word: str, times: int, seed: int) -> None:
+    def __init__(self, word: str, times: int, seed: int, pause_s: float = 0.6) -> None:
         super().__init__(daemon=True)
-        self.word, self.times, self.killed = word, times, 0
+        self.word, self.times, self.killed, self.pause_s = word, times, 0, pause_s
         self._rng = random.Random(seed)
         self._over = threading.Event()
 
     def run(self) -> None:
         while self.killed < self.times and not self._over.is_set():
-            time.sleep(self._rng.uniform(0.05, 0.6))
+            time.sleep(self._rng.uniform(0.05, self.pause_s))
             victims = descendants(os.getpid(), self.word)
             if victims:
                 try:
