@@ -64,7 +64,6 @@ def build(
     address: str | None = None,
     watch: Callable[[dict[str, Any]], None] | None = None,
     fit_only: bool = False,
-    take_over: bool = False,
 ) -> BuildResult:
     """Run a pipeline over its bounded sources until everything is committed.
 
