@@ -73,6 +73,7 @@ chaos: $(VENV)/.test-installed tools
 
 docs: $(VENV)/.test-installed
 	@$(BIN)/python scripts/architecture.py --write
+	@$(BIN)/headrace schema > docs/pipeline.schema.json
 	@$(BIN)/python scripts/formats.py --write
 
 clean:

@@ -12,7 +12,19 @@ from typing import Annotated
 
 import typer
 
-from headrace.commands import build, connectors, decode, doctor, inspect, keep, quarantine, scaffold, verify, why
+from headrace.commands import (
+    build,
+    connectors,
+    decode,
+    doctor,
+    inspect,
+    keep,
+    quarantine,
+    scaffold,
+    schema,
+    verify,
+    why,
+)
 from headrace.schemas.errors import ConfigError, Fenced, HeadraceError, StorageError
 
 app = typer.Typer(
@@ -26,7 +38,7 @@ app = typer.Typer(
 
 EXIT_DATA, EXIT_CONFIG, EXIT_STORAGE, EXIT_FENCED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
-for module in (build, inspect, decode, verify, why, quarantine, keep, scaffold, connectors, doctor):
+for module in (build, inspect, decode, verify, why, quarantine, keep, scaffold, schema, connectors, doctor):
     module.register(app)
 
 

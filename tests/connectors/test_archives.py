@@ -69,9 +69,9 @@ def make_zip(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> b
 
 MEMBERS = {
     "notes/one.txt": b"first",
-    "notes/two.txt.gz": gzip.compress(b"second"),
+    "notes/two.txt.gz": gzip.compress(b"second", mtime=0),
     "rows.jsonl": b'{"a":1}\n{"a":2}\n',
-    "rows2.jsonl.gz": gzip.compress(b'{"a":3}\n'),
+    "rows2.jsonl.gz": gzip.compress(b'{"a":3}\n', mtime=0),
     "big.bin": bytes(range(256)) * 2000,
 }
 EXPECTED = [
@@ -308,7 +308,7 @@ def test_bombs_in_archives_are_told(tmp_path: Path) -> None:
     zeros = b"\0" * (70 << 20)
     (tmp_path / "a").write_bytes(make_zip({"bomb.bin": zeros, "good.txt": b"x"}))
     assert ("bomb", None) in told(reads_of(tmp_path, max_ratio=100))
-    (tmp_path / "a").write_bytes(make_tar({"bomb.bin.gz": gzip.compress(zeros), "good.txt": b"x"}))
+    (tmp_path / "a").write_bytes(make_tar({"bomb.bin.gz": gzip.compress(zeros, mtime=0), "good.txt": b"x"}))
     assert told(reads_of(tmp_path, max_ratio=100)) == [("bomb", None), ("a/good.txt", b"x")]
 
 
@@ -374,7 +374,7 @@ def test_a_broken_part_of_a_key_is_told_behind_its_item(tmp_path: Path) -> None:
         **WEB,
         "d/000.json": b"",
         "d/002.jpg": b"\xff\xd8\xff2",
-        "d/002.txt.gz": gzip.compress(b"caption" * 99)[:30],
+        "d/002.txt.gz": gzip.compress(b"caption" * 99, mtime=0)[:30],
     }
     (tmp_path / "a.tar").write_bytes(make_tar(members))
     connector = connector_on(tmp_path)

@@ -49,7 +49,7 @@ class TestLines(LocalKit):
 class TestCompressedLines(LocalKit):
     @classmethod
     def fill(cls, root: Path) -> None:
-        (root / "a.jsonl.gz").write_bytes(gzip.compress(LINES * 2, 1)[:-1000])
+        (root / "a.jsonl.gz").write_bytes(gzip.compress(LINES * 2, 1, mtime=0)[:-1000])
 
 
 class TestByteRanges(LocalKit):
@@ -100,7 +100,7 @@ class TestWebArchive(LocalKit):
                 f"WARC-Type: response\r\nWARC-Target-URI: http://example.com/{n}\r\nWARC-Date: 2024-01-01T00:00:{n:02}Z"
             )
             record = f"WARC/1.1\r\n{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body + b"\r\n\r\n"
-            out += gzip.compress(record)[: 50 if n == 7 else None]
+            out += gzip.compress(record, mtime=0)[: 50 if n == 7 else None]
         (root / "a.warc.gz").write_bytes(out)
 
 

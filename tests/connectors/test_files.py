@@ -264,7 +264,7 @@ def test_large_files_are_divided_by_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_bytes(b"prose\n" * 500)
     (tmp_path / "c.nc").write_bytes(b"CDF\1" + b"\0" * 3000)
     (tmp_path / "d.mp4").write_bytes(b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + b"\0" * 2000)
-    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(os.urandom(3000)))
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(os.urandom(3000), mtime=0))
     connector = files(tmp_path, divide_bytes=1024)
     assert ids(connector) == [
         "a.jsonl#bytes=0-1024", "a.jsonl#bytes=1024-2048", "a.jsonl#bytes=2048-3072", "a.jsonl#bytes=3072-3200",
@@ -326,7 +326,7 @@ def test_a_large_decompressed_file_lies_in_a_temporary_file_that_goes(
     from headrace.connectors import blobs
 
     monkeypatch.setattr(blobs, "MEMORY_BYTES", 1000)
-    (tmp_path / "a.bin.gz").write_bytes(gzip.compress(b"\0\1" * 5000))
+    (tmp_path / "a.bin.gz").write_bytes(gzip.compress(b"\0\1" * 5000, mtime=0))
     (read,) = only(files(tmp_path))
     path = read.data.local_path()
     assert Path(path).read_bytes() == b"\0\1" * 5000 == read.data.read()
@@ -345,14 +345,14 @@ def test_an_object_over_its_limit_is_refused_and_leaves_no_file(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "a.bin.gz").write_bytes(gzip.compress(b"\0\1" * 500_000))
+    (tmp_path / "data" / "a.bin.gz").write_bytes(gzip.compress(b"\0\1" * 500_000, mtime=0))
     (read,) = only(files(tmp_path / "data", max_object_bytes=2000))
     assert isinstance(read, Broken) and read.reason == "too_large"
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_container_in_a_compression_in_a_container_is_not_opened(tmp_path: Path) -> None:
-    (tmp_path / "a.gz").write_bytes(gzip.compress(gzip.compress(b"hello")))
+    (tmp_path / "a.gz").write_bytes(gzip.compress(gzip.compress(b"hello"), mtime=0))
     (read,) = only(files(tmp_path))
     assert isinstance(read, Broken) and read.reason == "unsupported"
 
@@ -392,7 +392,7 @@ def test_credentials_do_not_show() -> None:
 
 
 def test_items_carry_no_truncated_header_when_all_is_well(tmp_path: Path) -> None:
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"hello"))
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"hello", mtime=0))
     (read,) = only(files(tmp_path))
     assert isinstance(read, Item) and "truncated" not in read.headers
 
