@@ -21,15 +21,20 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from headrace.connectors.registry import BUILTIN as CONNECTORS
 from headrace.ingest.fit import collect, fit
 from headrace.ingest.lane import encode_lane
+from headrace.ingest.normalizers.registry import BUILTIN as NORMALIZERS
 from headrace.ingest.normalizers.registry import LIBRARIES
 from headrace.ingest.probe import probe
-from headrace.ingest.resolve import ResolvedStream, Runtime
+from headrace.ingest.resolve import RAW, ResolvedStream, Runtime
 from headrace.ingest.slot import EXIT_OOM, Slot
 from headrace.ingest.task import Task
 from headrace.schemas.errors import HeadraceError
 from headrace.shards.store import open_store
+from headrace.tokenizers.registry import BUILTIN as TOKENIZERS
 
 _PR_SET_PDEATHSIG = 1
 
@@ -76,6 +81,8 @@ def main() -> None:
     channel, slot = Channel(in_fd, out_fd), Slot(slot_path)
     hello = channel.receive()
     runtime = Runtime.from_json(hello["runtime"])
+    if _all_built_in(runtime):
+        _leave_pandas_out()
     store = open_store(runtime.dataset)
     streams: dict[str, ResolvedStream] = {}
     while True:
@@ -141,6 +148,38 @@ def _bound_memory(stream: ResolvedStream) -> None:
     limit = base + (stream.spec.limits.memory_mib << 20)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _all_built_in(runtime: Runtime) -> bool:
+    """Whether no class of the pipeline comes from elsewhere."""
+    for stream in runtime.pipeline.streams.values():
+        tokenizers = stream.tokenizer
+        several = list(tokenizers.values()) if isinstance(tokenizers, dict) else [tokenizers] if tokenizers else []
+        known = [stream.source.type in CONNECTORS, stream.record.type in NORMALIZERS]
+        known += [section.type in TOKENIZERS or section.type == RAW for section in several]
+        if not all(known):
+            return False
+    return True
+
+
+def _leave_pandas_out() -> None:
+    """Let pyarrow decide that there is no pandas, which it would import at its first array (about a second).
+
+    Only where all code is ours: a plug-in may want to make Arrow tables of data frames.
+    """
+    if "pandas" not in sys.modules:
+        blocker = _NoPandas()
+        sys.meta_path.insert(0, blocker)
+        pa.array([0])
+        sys.meta_path.remove(blocker)
+
+
+class _NoPandas:
+    """A finder that answers for pandas alone: it is not here."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("left out on purpose", name=name)
 
 
 def _unbound_memory() -> None:
