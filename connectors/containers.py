@@ -35,6 +35,7 @@ class Bounds:
     budget: Budget
     max_line: int
     max_object: int
+    whole_lines: bool = False  #: JSON Lines are objects like others, not batches of lines
 
 
 @dataclass
@@ -174,7 +175,7 @@ def part_reads(part: Part, resume: Any, bounds: Bounds) -> Iterator[Read]:
         message = f"{part.name} is a {part.format.name} inside another container; one level is opened"
         yield Broken("unsupported", message, part.after, where, part.source.peek(_KEPT_BYTES))
         return
-    if part.format.name == "jsonl":
+    if part.format.name == "jsonl" and not bounds.whole_lines:
         yield from _line_reads(part, headers, resume, bounds)
         return
     blob, broken = _blob_of(part, bounds)

@@ -59,7 +59,9 @@ class Files(Connector):
         super().__init__(config)
         self._glob = [PathGlob(pattern) for pattern in config.glob]
         self._exclude = [PathGlob(pattern) for pattern in config.exclude]
-        self._bounds = Bounds(Budget(config.max_ratio), config.max_line_bytes, config.max_object_bytes)
+        self._bounds = Bounds(
+            Budget(config.max_ratio), config.max_line_bytes, config.max_object_bytes, config.lines == "whole"
+        )
         self._opened_store: Store | None = None
         self._groups: dict[str, Group] = {}
         self._contents: dict[tuple[str, str], Contents] = {}
@@ -122,7 +124,7 @@ class Files(Connector):
     def _divided(self, entry: Entry) -> Iterator[Split]:
         step = self.config.divide_bytes
         found = UNKNOWN if entry.size <= step else self._look(entry).format
-        if found.name == "jsonl":
+        if found.name == "jsonl" and not self._bounds.whole_lines:
             for begin in range(0, entry.size, step):
                 end = min(begin + step, entry.size)
                 yield Split(f"{entry.id}#bytes={begin}-{end}", entry.pin, end - begin)

@@ -33,6 +33,9 @@ class FilesConfig(ConnectorConfig):
     divide_bytes: int = bytes_field(
         256 << 20, ge=1 << 10, description="line files, rasters and videos above this many bytes are divided"
     )
+    lines: Literal["batches", "whole"] = bytes_field(
+        "batches", description="JSON Lines as batches of lines, or as whole files for readers that look across lines"
+    )
     max_line_bytes: int = bytes_field(64 << 20, ge=1, description="a longer line is refused")
     max_object_bytes: int = bytes_field(4 << 30, ge=1, description="an object that decompresses to more is refused")
     max_ratio: int = bytes_field(

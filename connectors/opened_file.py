@@ -42,7 +42,7 @@ class OpenedFile:
     def layout(self) -> Layout:
         """How it is read."""
         name = self.format.name
-        if name == "jsonl":
+        if name == "jsonl" and not self._bounds.whole_lines:
             return "lines"
         if name == "tar":
             return "tar"

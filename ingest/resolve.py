@@ -155,8 +155,11 @@ def resolve_stream(name: str, pipeline: Pipeline, base: Path) -> ResolvedStream:
     spec = pipeline.streams[name]
     field_path = f"streams.{name}"
     connector = _class(connector_class, spec.source.type, base, f"{field_path}.source.type")
-    connector_config = _config(connector, spec.source.settings(), f"{field_path}.source", base)
     normalizer = _class(normalizer_class, spec.record.type, base, f"{field_path}.record.type")
+    source = spec.source.settings()
+    if normalizer.whole_objects and "lines" in connector.Config.model_fields:
+        source.setdefault("lines", "whole")
+    connector_config = _config(connector, source, f"{field_path}.source", base)
     normalizer_config = _config(normalizer, _with_privacy(normalizer, spec, pipeline), f"{field_path}.record", base)
     license_ = spec.license or pipeline.license
     shape = {

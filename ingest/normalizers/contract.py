@@ -54,6 +54,8 @@ class Normalizer(ABC):
     Config: ClassVar[type[NormalizerConfig]] = NormalizerConfig
     #: The modality whose name the stream bears; others it yields become `<stream>.<modality>`.
     modality: ClassVar[Modality]
+    #: True if records reach across lines (windows of a series): then line files come whole, not in batches.
+    whole_objects: ClassVar[bool] = False
     #: Modalities that may come besides.
     derived: ClassVar[tuple[Modality, ...]] = ()
 

@@ -40,6 +40,7 @@ class SensorNormalizer(Normalizer):
     Config = SensorConfig
     modality = "sensor"
     derived = ("text", "image", "audio", "tensor")
+    whole_objects = True  # a window reaches over as many lines as it takes
 
     def open(self, item: Item) -> Iterator[Normalized]:
         """The records of one table, track or recording. Raises: RecordError."""
