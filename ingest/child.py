@@ -84,6 +84,7 @@ def main() -> None:
     if _all_built_in(runtime):
         _leave_pandas_out()
     store = open_store(runtime.dataset)
+    memory = _Memory()
     streams: dict[str, ResolvedStream] = {}
     while True:
         task = Task.from_json(channel.receive()["task"])
@@ -92,7 +93,7 @@ def main() -> None:
                 streams[task.stream] = runtime.resolve(task.stream)
             stream = streams.get(task.stream)
             if stream is not None:
-                _bound_memory(stream)
+                memory.bound(stream)
             result = _do(task, stream, runtime, store, slot, channel)
         except MemoryError:
             os._exit(EXIT_OOM)
@@ -130,24 +131,35 @@ def _do(
     return probe(task, stream, runtime, store, slot)
 
 
-def _bound_memory(stream: ResolvedStream) -> None:
-    """Limit this process to its base plus the stream's allowance for a record.
+class _Memory:
+    """Limits this process to its base plus a stream's allowance for a record.
 
+    The base is what the process had before it decoded anything, with the libraries it imported since: never what
+    earlier records left behind, or the same record would pass in an old process and fail in a fresh one.
     RLIMIT_DATA counts private writable memory, so mapped input files are free; RLIMIT_AS would charge them.
     """
-    for library in LIBRARIES.get(stream.spec.record.type, ()):
-        try:
-            importlib.import_module(library)
-        except ImportError:
-            continue  # the normalizer will say which extra brings it
-    base = next(
-        int(line.split()[1]) << 10
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("VmData:")
-    )
-    limit = base + (stream.spec.limits.memory_mib << 20)
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+    def __init__(self) -> None:
+        self._base = _private_bytes()
+
+    def bound(self, stream: ResolvedStream) -> None:
+        """Set the limit for a stream's records."""
+        before = _private_bytes()
+        for library in LIBRARIES.get(stream.spec.record.type, ()):
+            try:
+                importlib.import_module(library)
+            except ImportError:
+                continue  # the normalizer will say which extra brings it
+        self._base += max(0, _private_bytes() - before)
+        limit = self._base + (stream.spec.limits.memory_mib << 20)
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _private_bytes() -> int:
+    """VmData of this process. Source: proc(5), /proc/PID/status."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData:"))
 
 
 def _all_built_in(runtime: Runtime) -> bool:
