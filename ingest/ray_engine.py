@@ -6,8 +6,10 @@ is restarted and its tasks are given out again; nothing it had not committed cou
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import time
 from typing import Any
 
@@ -59,7 +61,13 @@ def run_ray(
 
     Raises: what the coordinator raises at its start.
     """
-    ray = _ray()
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints of deaths on stdout, which belongs to the summary
+        return _run(_ray(), runtime, workers, watch, address, fit_only)
+
+
+def _run(
+    ray: Any, runtime: dict[str, Any], workers: int, watch: Watch, address: str | None, fit_only: bool
+) -> dict[str, Any]:
     mine = not ray.is_initialized()
     if mine:
         _start(ray, address, workers)
