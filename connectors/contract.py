@@ -151,6 +151,15 @@ class Broken:
 Read = Item | Idle | Gap | Broken
 
 
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a reader is behind its source; None where the source cannot tell."""
+
+    records: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+
+
 class ConnectorConfig(BaseModel):
     """Base of connector settings: unknown fields are errors, values never change."""
 
@@ -158,13 +167,28 @@ class ConnectorConfig(BaseModel):
 
 
 class Connector(ABC):
-    """Where bytes come from. Created once per process with validated settings."""
+    """Where bytes come from. Created once per process with validated settings.
+
+    In a running service one instance may be asked to `read` several splits at once, each from a thread of its own,
+    while `ack` and `lag` come from another: what they share is the connector's to guard.
+
+    An unbounded `read` never ends by itself: it yields `Idle()` whenever nothing came for about half a second, and goes
+    on. It does not try again after an error: it raises SourceError (or RateLimited) and is called anew, after a pause,
+    with the last position it had given. ConfigError and SourceChanged park the split until somebody acts.
+
+    A source that cannot be read again (`replay = "none"`) is read by a receiver that writes its items to a spool. Then
+    positions only tell its items apart; `ack(split, position)` says that the item of that position, and all that this
+    `read` yielded before it, are on disk: now its sender may be told so (`acknowledges = True`). An item that is never
+    acknowledged is the sender's to send again. Such a source should give each item the sender's message id as `key`.
+    """
 
     Config: ClassVar[type[ConnectorConfig]] = ConnectorConfig
     bounded: ClassVar[bool] = True
     #: What can be read again after a crash: everything, a retention window, or nothing (then it needs a spool).
     replay: ClassVar[Literal["exact", "window", "none"]] = "exact"
     ordering: ClassVar[Literal["split", "none"]] = "split"
+    #: For `replay = "none"`: a sender learns of `ack`, and sends again what was not acknowledged.
+    acknowledges: ClassVar[bool] = False
 
     def __init__(self, config: ConnectorConfig) -> None:
         self.config: Any = config
@@ -187,8 +211,30 @@ class Connector(ABC):
     def probe(self) -> None:  # noqa: B027
         """Check that the source can be reached. Raises: SourceError, ConfigError."""
 
+    def watch(self) -> None:  # noqa: B027
+        """A service will call `splits` of this instance again and again: list only what is whole from now on."""
+
+    def wait_for_change(self, timeout_s: float) -> bool | None:
+        """Wait until `splits` may give more: True then, False after the time; None if it cannot tell (at once)."""
+        return None
+
+    def object_of(self, split: Split) -> str:
+        """The undivided object that a bounded split is, or is a part of: planned once, however it is divided later."""
+        return split.id
+
+    def start_of(self, split: Split) -> Position:
+        """Where a split begins that was never read, as a position that `read` takes; None: at its first item.
+
+        Asked once, and the answer is logged before the first record: `latest` must not move with each restart.
+        """
+        return None
+
+    def lag(self, split: Split, after: Position) -> Lag | None:
+        """How much lies behind `after` in the source; None if it cannot tell. Raises: SourceError."""
+        return None
+
     def end_of(self, split: Split) -> Position:
-        """The position that freezes an unbounded split into a bounded one."""
+        """The position of the last item there is now, to read up to it and stop; None if there is none."""
         raise TypeError(f"{type(self).__name__} is bounded: it has no end to freeze")
 
     def close(self) -> None:  # noqa: B027

@@ -9,12 +9,17 @@ What a split yields depends on what its first bytes say it is:
 
 Large JSON Lines files are divided into byte ranges (`x.jsonl#bytes=0-268435456`), large rasters and videos into
 numbered parts of one object (`x.tif#part=1/4`), which their normalizers divide by blocks and key frames.
+
+A build lists what is there, once. A service calls `watch` first and then lists again and again: `splits` then gives
+only files that are whole by the rule of the settings (see connectors/watch_config.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from headrace.connectors.blobs import FileBlob, spool
@@ -30,7 +35,7 @@ from headrace.connectors.containers import (
 )
 from headrace.connectors.contract import Blob, Broken, Connector, Item, Position, Read, Split
 from headrace.connectors.expand import Budget
-from headrace.connectors.file_groups import Group, group_files
+from headrace.connectors.file_groups import Group, group_files, stac_assets
 from headrace.connectors.file_store import Entry, FsspecStore, LocalStore, Store, changed
 from headrace.connectors.files_config import FilesConfig
 from headrace.connectors.http_store import HttpStore
@@ -38,13 +43,18 @@ from headrace.connectors.lines import skip_to_line
 from headrace.connectors.opened_file import Contents, OpenedFile
 from headrace.connectors.path_glob import PathGlob
 from headrace.connectors.sniff import UNKNOWN
+from headrace.connectors.watch import Closing, NameRules
+from headrace.connectors.watch_config import WatchConfig, seconds
+from headrace.connectors.watch_store import Recheck, Watched, WatchedFolder, WatchedObjects, WatchedUrls
+from headrace.connectors.watch_wakeup import Wakeup
 from headrace.connectors.web_parts import web_reads
-from headrace.schemas.errors import RecordError
+from headrace.schemas.errors import RecordError, SourceChanged
 from headrace.schemas.record import Modality
 
 END = "end"
 _SUFFIX = re.compile(r"#(?:bytes=(\d+)-(\d+)|part=(\d+)/(\d+))$")
-_REMEMBERED = 1 << 17  #: files whose contents are kept in mind
+_REMEMBERED = 1 << 17  #: files whose contents a reading process keeps in mind
+_SMALL_BYTES = 64 << 20  #: of item documents that are kept in mind
 
 
 class Files(Connector):
@@ -64,12 +74,21 @@ class Files(Connector):
         )
         self._opened_store: Store | None = None
         self._groups: dict[str, Group] = {}
-        self._contents: dict[tuple[str, str], Contents] = {}
+        #: What a listing need not find out again: (of the last one, of this one), so what is gone is forgotten.
+        self._contents: list[dict[tuple[str, str], Contents]] = [{}, {}]
+        self._verdicts: dict[str, bool] = {}
+        self._small: dict[tuple[str, str], bytes] = {}
+        self._small_bytes = 0
+        self._torn: set[str] = set()  #: files that changed while a listing looked into them
+        self._closing: Closing | None = None
+        self._clock: Callable[[], float] = time.monotonic
+        self._wakeup: Wakeup | None = None
+        self._listing = threading.Lock()
 
     @property
     def _store(self) -> Store:
         if self._opened_store is None:
-            self._opened_store = _open_store(self.config)
+            self._opened_store = _open_store(self.config, self._clock if self._closing is not None else None)
         return self._opened_store
 
     def describe(self) -> str:
@@ -79,47 +98,142 @@ class Files(Connector):
         next(iter(self._store.entries()), None)
 
     def close(self) -> None:
+        if self._wakeup is not None:
+            self._wakeup.close()
+            self._wakeup = None
         if self._opened_store is not None:
             self._opened_store.close()
             self._opened_store = None
+
+    # -- watching -----------------------------------------------------------------------------------------------------
+
+    def watch(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """For a service, before its first listing: from now on `splits` gives only what is whole.
+
+        clock: seconds of a monotonic clock.
+        """
+        self.close()
+        self._clock = clock
+        self._closing = Closing(self._watch_settings, self.config.root, clock)
+
+    def wait_for_change(self, timeout_s: float) -> bool:
+        """Wait until listing again may give more: True then, False after `timeout_s` seconds or `close`.
+
+        It is a hint to list sooner. A service lists every few seconds, whatever this answers.
+        """
+        due = self._closing.next_due_s() if self._closing is not None else None
+        if self._wakeup is None:
+            store = self._store
+            self._wakeup = Wakeup(store.folder if isinstance(store, WatchedFolder) else None)
+        if due is None or due >= timeout_s:
+            return self._wakeup.wait(timeout_s)
+        return self._wakeup.wait(due) or self._wakeup is not None
+
+    def object_of(self, split: Split) -> str:
+        """The undivided file or group that a split is (a part of).
+
+        A service that planned one division of an object must not plan another one: a file that grew over
+        `divide_bytes` has new split ids, but it is a changed file and not new data.
+        """
+        return _SUFFIX.sub("", split.id)
+
+    @property
+    def _watch_settings(self) -> WatchConfig:
+        return self.config.watch or WatchConfig()
+
+    def _names(self) -> NameRules | None:
+        """Rules for names that are never data: of a service, and of settings that state them."""
+        if self._closing is not None:
+            return self._closing.names
+        return NameRules(self.config.watch) if self.config.watch is not None else None
 
     # -- listing ------------------------------------------------------------------------------------------------------
 
     def splits(self) -> Iterator[Split]:
         select = self.config.select
         wanted = None if select == "none" else select
-        for unit in self._list():
-            if select is not None and wanted not in self._modalities_of(unit):
-                continue
-            if isinstance(unit, Group):
-                yield Split(unit.id, unit.pin, max(unit.size, 1))
-            else:
-                yield from self._divided(unit)
+        for unit in self._list(self._names()):
+            try:
+                if select is not None and wanted not in self._modalities_of(unit):
+                    continue
+                parts = [Split(unit.id, unit.pin, max(unit.size, 1))] if isinstance(unit, Group) else None
+                parts = parts or list(self._divided(unit))  # type: ignore[arg-type]
+            except SourceChanged:
+                if self._closing is None:
+                    raise
+                continue  # it changed since it was listed: the next listing tells
+            yield from parts
 
     def modalities(self) -> dict[str, tuple[int, int]]:
         """(files, bytes) by modality, `none` for what no format claims: the streams that a folder calls for."""
         out: dict[str, tuple[int, int]] = {}
-        for unit in self._list():
+        for unit in self._list(self._names()):
             for modality in self._modalities_of(unit):
                 files, size = out.get(modality or "none", (0, 0))
                 out[modality or "none"] = (files + 1, size + unit.size)
         return dict(sorted(out.items()))
 
-    def _list(self) -> list[Group | Entry]:
+    def _list(self, names: NameRules | None) -> list[Group | Entry]:
         """Groups and single files, sorted by id; groups are remembered for `read`."""
+        with self._listing:
+            return self._list_alone(names)
 
-        def wanted(id: str) -> bool:
-            return any(g.matches(id) for g in self._glob) and not any(g.matches(id) for g in self._exclude)
-
-        entries = sorted((entry for entry in self._store.entries() if wanted(entry.id)), key=lambda entry: entry.id)
+    def _list_alone(self, names: NameRules | None) -> list[Group | Entry]:
+        entries, markers = [], []
+        before, self._verdicts = self._verdicts, {}
+        for entry in self._store.entries():
+            verdict = before.get(entry.id)
+            if verdict is None:
+                verdict = self._wanted(entry.id) and (names is None or names.is_data(entry.id))
+            self._verdicts[entry.id] = verdict
+            if verdict:
+                entries.append(entry)
+            elif names is not None and names.is_marker(entry.id):
+                markers.append(entry.id)
+        entries.sort(key=lambda entry: entry.id)
+        self._contents = [self._contents[1], {}]
+        self._torn.clear()
         groups, alone = group_files(self.config.group, entries, self._read_small)
+        if self._small:
+            there = {(entry.id, entry.pin) for entry in entries}
+            self._small = {key: data for key, data in self._small.items() if key in there}
+            self._small_bytes = sum(map(len, self._small.values()))
         self._groups = {group.id: group for group in groups}
         units: list[Group | Entry] = [*groups, *alone]
+        if self._closing is not None:
+            open_ids = self._closing.look(entries, markers)
+            store = self._store
+            if isinstance(store, Watched):
+                store.look_again(open_ids | self._torn)
+            units = [unit for unit in units if self._closing.closed(unit) and not self._is_torn(unit)]
         return sorted(units, key=lambda unit: unit.id)
 
+    def _wanted(self, id: str) -> bool:
+        return any(g.matches(id) for g in self._glob) and not any(g.matches(id) for g in self._exclude)
+
+    def _is_torn(self, unit: Group | Entry) -> bool:
+        entries = unit.entries if isinstance(unit, Group) else (unit,)
+        return bool(self._torn) and any(entry.id in self._torn for entry in entries)
+
     def _read_small(self, entry: Entry) -> bytes:
-        with self._store.open(entry.id, entry.pin) as stream:
-            return stream.read()
+        key = (entry.id, entry.pin)
+        if key in self._small:
+            return self._small[key]
+        try:
+            with self._store.open(entry.id, entry.pin) as stream:
+                data = stream.read()
+        except SourceChanged:
+            if self._closing is None:
+                raise
+            self._torn.add(entry.id)  # it changed since it was listed: the next listing tells
+            return b""
+        if self._closing is not None:
+            # What names no assets need not be kept to say so again.
+            kept = data if stac_assets(entry.id, data) else b""
+            if self._small_bytes + len(kept) <= _SMALL_BYTES:
+                self._small[key] = kept
+                self._small_bytes += len(kept)
+        return data
 
     def _divided(self, entry: Entry) -> Iterator[Split]:
         step = self.config.divide_bytes
@@ -141,19 +255,22 @@ class Files(Connector):
         return self._look(unit).modalities
 
     def _look(self, entry: Entry) -> Contents:
-        """What a file is and holds, remembered while it is unchanged."""
+        """What a file is and holds, remembered from listing to listing while it is unchanged."""
         key = (entry.id, entry.pin)
-        if key not in self._contents:
-            if len(self._contents) >= _REMEMBERED:
-                self._contents.clear()
+        older, newer = self._contents
+        contents = newer.get(key) or older.get(key)
+        if contents is None:
             if entry.refused or entry.size == 0:
-                self._contents[key] = Contents(UNKNOWN, [])
+                contents = Contents(UNKNOWN, [])
             else:
                 with self._store.open(entry.id, entry.pin) as stream:
                     file = OpenedFile(self._blob(entry), stream, self._bounds)
                     # A compressed file cannot be divided, whatever it holds: its own format is the compression.
-                    self._contents[key] = Contents(file.outer, file.formats())
-        return self._contents[key]
+                    contents = Contents(file.outer, file.formats())
+        if self._closing is None and len(newer) >= _REMEMBERED:
+            self._contents = [newer, newer := {}]
+        newer[key] = contents
+        return contents
 
     def _blob(self, entry: Entry) -> Blob:
         store, id, pin = self._store, entry.id, entry.pin
@@ -267,9 +384,12 @@ class Files(Connector):
 
     def _read_group(self, split: Split) -> Iterator[Read]:
         group = self._groups.get(split.id)
-        if group is None or group.pin != split.pin:
-            self._list()
-            group = self._groups.get(split.id)
+        # A process that only reads does not know whether a service or a build made the plan.
+        for names in (self._names(), NameRules(self._watch_settings)):
+            if group is None or group.pin != split.pin:
+                self._verdicts = {}
+                self._list(names)
+                group = self._groups.get(split.id)
         if group is None or group.pin != split.pin:
             raise changed(split.id, split.pin or "", "missing" if group is None else group.pin)
         formats = [self._look(entry).format for entry in group.entries]
@@ -277,11 +397,19 @@ class Files(Connector):
         yield Item([self._blob(entry) for entry in group.entries], END, key=group.id, headers=headers)
 
 
-def _open_store(config: FilesConfig) -> Store:
-    if config.root.startswith(("http://", "https://")):
-        return HttpStore(config.root, config.urls, config.timeout_s)
-    if config.root.startswith("file://"):
-        return LocalStore(config.root.removeprefix("file://"), config.follow_symlinks)
-    if "://" in config.root:
-        return FsspecStore(config.root, config.endpoint_url, config.storage_options)
-    return LocalStore(config.root, config.follow_symlinks)
+def _open_store(config: FilesConfig, clock: Callable[[], float] | None) -> Store:
+    """The store of a root; with a clock, one that is made to be listed again and again."""
+    root, options = config.root.removeprefix("file://"), config.storage_options
+    watch = config.watch or WatchConfig()
+    recheck = Recheck(seconds(watch.recheck), clock) if clock is not None else None
+    if root.startswith(("http://", "https://")):
+        if recheck is not None:
+            return WatchedUrls(root, config.urls, config.timeout_s, recheck)
+        return HttpStore(root, config.urls, config.timeout_s)
+    if "://" in root:
+        if recheck is not None:
+            return WatchedObjects(root, config.endpoint_url, options, watch.ordered_names, recheck)
+        return FsspecStore(root, config.endpoint_url, options)
+    if recheck is not None:
+        return WatchedFolder(root, config.follow_symlinks, recheck)
+    return LocalStore(root, config.follow_symlinks)

@@ -9,6 +9,7 @@ from pydantic import field_validator, model_validator
 from headrace.connectors.contract import ConnectorConfig
 from headrace.connectors.file_groups import Rule
 from headrace.connectors.path_glob import PathGlob
+from headrace.connectors.watch_config import WatchConfig
 from headrace.schemas.pipeline import bytes_field, run_field
 from headrace.schemas.record import Modality
 
@@ -47,6 +48,9 @@ class FilesConfig(ConnectorConfig):
         {}, description="handed to fsspec: credentials, region, anon …", repr=False
     )
     timeout_s: float = run_field(60, gt=0, description="http(s) only: longest silence of a server, in seconds")
+    watch: WatchConfig | None = run_field(
+        None, description="in a service: when a file that appears is whole, and which names are never data"
+    )
 
     @field_validator("glob", "exclude", "urls", mode="before")
     @classmethod
@@ -73,4 +77,6 @@ class FilesConfig(ConnectorConfig):
             raise ValueError("`urls` goes with an http(s) root; use `glob`")
         if self.endpoint_url is not None and not self.root.startswith(("s3://", "s3a://")):
             raise ValueError("`endpoint_url` goes with an s3:// root")
+        if self.watch is not None and self.watch.ordered_names and not self.root.startswith(("s3://", "s3a://")):
+            raise ValueError("`watch.ordered_names` goes with an s3:// root")
         return self

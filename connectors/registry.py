@@ -24,6 +24,17 @@ GROUP = "headrace.connectors"
 #: name → module:class
 BUILTIN: dict[str, str] = {
     "files": "headrace.connectors.files:Files",
+    "redis": "headrace.connectors.redis_streams:RedisStreams",
+    "nats": "headrace.connectors.nats_jetstream:NatsJetStream",
+    "kafka": "headrace.connectors.kafka:Kafka",
+    "postgres": "headrace.connectors.postgres:Postgres",
+    "postgres_table": "headrace.connectors.postgres_table:PostgresTable",
+    "tail": "headrace.connectors.tail:Tail",
+    "line_sockets": "headrace.connectors.line_sockets:LineSockets",
+    "mqtt": "headrace.connectors.mqtt:Mqtt",
+    "http_push": "headrace.connectors.http_push:HttpPush",
+    "live_video": "headrace.connectors.live_video:LiveVideo",
+    "rtsp": "headrace.connectors.live_video:LiveVideo",
 }
 
 
@@ -78,9 +89,9 @@ class Description:
 
 def guarantee_of(cls: type[Connector]) -> str:
     """The delivery that a connector declares, into a dataset."""
-    return {"exact": "exactly once", "window": "exactly once within the source's retention", "none": "at most once"}[
-        cls.replay
-    ]
+    if cls.replay == "none":
+        return "at least once, exactly once by key" if cls.acknowledges else "at most once"
+    return {"exact": "exactly once", "window": "exactly once within the source's retention"}[cls.replay]
 
 
 def describe_connectors() -> list[Description]:

@@ -6,6 +6,7 @@ HeadraceError
 │   └── SettingsDiffer   the output belongs to other settings
 ├── RecordError          one record is bad: it is quarantined, the run goes on
 ├── SourceError          a source cannot be read now
+│   ├── RateLimited      a source asks to be left alone for a while
 │   └── SourceChanged    a source is not the one that was planned
 ├── StorageError         the output cannot be written or read
 │   └── NotExclusive     the store cannot create a name exactly once
@@ -109,6 +110,14 @@ REASONS: dict[str, str] = {
 
 class SourceError(HeadraceError):
     """A source cannot be read now; a retry may help."""
+
+
+class RateLimited(SourceError):
+    """A source refuses more requests for `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
 
 
 class SourceChanged(SourceError):

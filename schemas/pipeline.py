@@ -131,6 +131,55 @@ class Shards(Settings):
     )
 
 
+class Live(Settings):
+    """How a stream runs in a service. Nothing here changes a row; only where shards are cut."""
+
+    commit_every_s: float = run_field(5, gt=0, description="commit at least this often while anything came")
+    discover_every_s: float = run_field(5, gt=0, description="list the source again this often")
+    lanes: int = run_field(
+        16, gt=0, le=4096, description="lanes that unbounded splits are spread over; fixed when the stream is created"
+    )
+    buffer_mib: float = run_field(32, gt=0, description="read ahead of the decoder, for each split")
+    idle_after_s: float = run_field(30, gt=0, description="a split without data this long holds the watermark no more")
+    lateness_s: float = run_field(0, ge=0, description="the watermark stays this far behind the newest event")
+
+
+class Spool(Settings):
+    """The durable queue of a source that cannot be read again."""
+
+    folder: str | None = run_field(None, description="where it lies; default: `spool` in a dataset that is a folder")
+    max_mib: float = run_field(8192, gt=0, description="its size limit")
+    policy: Literal["block", "shed"] = run_field(
+        "block", description="at the limit: block holds the sender back, shed drops what is new and counts it"
+    )
+    keep: str = run_field(
+        "committed",
+        pattern=r"^(committed|forever|\d+[dh])$",
+        description="how long segments stay: committed, forever, or for example 7d",
+    )
+
+
+class Dedup(Settings):
+    """Drops items that came before, where a source may send one twice."""
+
+    by: Literal["key", "content"] = bytes_field(
+        "key", description="key: the source's message id, items without one are kept; content: the payload's bytes"
+    )
+    window: int = bytes_field(1 << 16, gt=0, le=1 << 24, description="how many items back are remembered")
+    scope: Literal["split", "stream"] = bytes_field(
+        "split", description="stream: one item may come over several splits; the stream then has one lane"
+    )
+
+
+class Windows(Settings):
+    """How readings of many messages become one sensor record; it is closed by data alone, never by a clock of ours."""
+
+    samples: int = bytes_field(512, gt=0, le=1 << 20, description="readings of one channel in one record")
+    seconds: float | None = bytes_field(
+        None, gt=0, description="close at multiples of this event time, counted from 1970, instead of by number"
+    )
+
+
 class Stream(Settings):
     """One source and what becomes of it."""
 
@@ -143,8 +192,18 @@ class Stream(Settings):
     attribution: str | None = bytes_field(None, description="who must be named")
     limits: Limits = bytes_field(Limits(), description="what one record may cost")
     shards: Shards = bytes_field(Shards(), description="how the stream is cut")
+    live: Live = run_field(Live(), description="how it runs in a service")
+    dedup: Dedup | None = bytes_field(
+        None, description="drop repeated items; default: by key where the source may send one again, else none"
+    )
+    windows: Windows | None = bytes_field(None, description="sensor messages: readings of many messages in one record")
+    spool: Spool = run_field(Spool(), description="where a source that cannot be read again is kept until committed")
     max_bad_fraction: float | None = run_field(
-        None, gt=0, le=1, description="stop when more than this share of records is bad"
+        None,
+        gt=0,
+        le=1,
+        description="a service stops the stream when more than this share of a lane's last 10,000 records is bad;"
+        " default 0.1",
     )
 
     @field_validator("license")
