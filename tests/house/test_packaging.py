@@ -60,7 +60,7 @@ def test_the_wheel_holds_every_file_of_the_linked_folders(wheel: Path, repositor
     wanted = set()
     for folder in FOLDERS:
         for path in (repository / folder).rglob("*"):
-            if path.suffix in {".py", ".json", ".html", ".css"} and "__pycache__" not in path.parts:
+            if path.suffix in {".py", ".json", ".html", ".css", ".js", ".svg"} and "__pycache__" not in path.parts:
                 wanted.add(f"headrace/{path.relative_to(repository).as_posix()}")
     wanted |= {
         f"headrace/{p.name}"
