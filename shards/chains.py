@@ -2,7 +2,8 @@
 
 Two chains are followed. Of each split, the lines in the books: `after` of one is `upto` of the one before. Of each
 split in each stream, the ranges of the shards: a range begins where the one before ended, or at an end of a line of its
-own entry (what lies between gave this stream no row). Places are compared as canonical bytes.
+own entry (what lies between gave this stream no row). Places are compared as canonical bytes. Rows that a replay of the
+quarantine added come out of turn, so their ranges are in no chain: the marks of the replay say that they come once.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Chains:
                 )
             self._lines[key] = upto
             begun.setdefault(line.split, set()).update((after, upto))
-        for shard in entry.add:
+        for shard in entry.add if not entry.replayed else ():
             for r in shard.ranges:
                 after, upto = _place(r.after, r.after_k), _place(r.upto, r.upto_k)
                 if r.split not in begun:

@@ -133,7 +133,10 @@ def _rest(state: State) -> dict[str, Any]:
     def rows(mapping: dict[Any, Any]) -> list[Any]:
         return [[*key, _plain(value)] for key, value in sorted(mapping.items(), key=lambda kv: [str(k) for k in kv[0]])]
 
+    # Only where there are any: a checkpoint without replays has the bytes it always had.
+    replayed = {"replayed": [[path, _plain(spans)] for path, spans in sorted(state.replayed.items())]}
     return {
+        **(replayed if state.replayed else {}),
         "v": state.v,
         "digest": state.digest,
         "epoch": state.epoch,
@@ -186,6 +189,7 @@ def _restore(rest: dict[str, Any]) -> State:
     for segment in map(PlanSegment.from_json, rest["plan"]):
         state.plan.setdefault(segment.source, []).append(segment)
     state.quarantine = {q.path: q for q in map(QuarantineInfo.from_json, rest["quarantine"])}
+    state.replayed = {path: [Span.from_json(s) for s in spans] for path, spans in rest.get("replayed", [])}
     state.splits = {(s.source, s.split): s for s in map(SplitPin.from_json, rest["splits"])}
     state.carry = {(f.source, f.lane): f for f in map(LaneFile.from_json, rest["carry"])}
     state.dedup = {(f.source, f.lane): f for f in map(LaneFile.from_json, rest["dedup"])}

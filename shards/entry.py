@@ -15,12 +15,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import BrokenLog, ConfigError, FormatTooNew
-from headrace.shards.books import Books
+from headrace.shards.books import Books, merge
 from headrace.shards.wire import Wire, WireError
 
 #: Major version of the dataset's layout. Readers refuse a newer one.
@@ -146,6 +146,18 @@ class Redact(Wire):
     remove: str
     add: QuarantineInfo
     erase: bool = True  #: as in `Replace`
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed(Wire):
+    """Rows of a quarantine file that were tried again and gave something: never again.
+
+    What they gave (samples, records refused anew) is added by the same entry. A reader that does not know this field
+    refuses the entry, as it must: rewriting the file without carrying the marks along would let rows come twice.
+    """
+
+    path: str  #: of a live quarantine file
+    rows: list[Span]  #: row numbers in the file, from 0; sorted, disjoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +307,7 @@ class Entry(Wire):
     delete: list[Delete] = field(default_factory=list)
     quarantine: list[QuarantineInfo] = field(default_factory=list)
     redact: list[Redact] = field(default_factory=list)
+    replayed: list[Replayed] = field(default_factory=list)
 
     plan: list[PlanSegment] = field(default_factory=list)
     splits: list[SplitPin] = field(default_factory=list)
@@ -309,6 +322,21 @@ class Entry(Wire):
     vocab: str | None = None  #: sha256 of `vocab/<sha256>.json`, from here on
     books: Books = field(default_factory=Books)
     ext: dict[str, Any] = field(default_factory=dict)  #: free; readers that do not know a key ignore it
+
+
+def joined(entries: list[Entry]) -> Entry:
+    """What several lanes cut, as one entry."""
+    first = entries[0]
+    if len(entries) == 1:
+        return first
+    lists = ("add", "quarantine", "replayed", "places", "carry", "dedup", "gaps", "watermarks")
+    parts: dict[str, Any] = {name: [x for entry in entries for x in getattr(entry, name)] for name in lists}
+    return replace(first, **parts, books=merge(entry.books for entry in entries))
+
+
+def lane_file(source: str, lane: int, path: str, data: bytes) -> LaneFile:
+    """What an entry says of a lane's file that was stored with these bytes."""
+    return LaneFile(source, lane, path, hashlib.sha256(data).hexdigest(), len(data))
 
 
 def entry_name(v: int) -> str:

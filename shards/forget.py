@@ -22,9 +22,10 @@ from headrace.schemas.errors import ConfigError, LogError
 from headrace.shards.catalogue import SCHEMA, catalogue_files, read_catalogue, update_catalogue
 from headrace.shards.dataset import Dataset
 from headrace.shards.entry import Delete, Entry, Range, Redact, Replace, ShardInfo
+from headrace.shards.gc import drop_erased_copies
 from headrace.shards.log import CommitLog
 from headrace.shards.quarantine import SCHEMA as QUARANTINE_SCHEMA
-from headrace.shards.quarantine import redacted
+from headrace.shards.quarantine import read_quarantine, redacted
 from headrace.shards.reader import ShardReader
 from headrace.shards.spans import clipped, inside, numbers, of_numbers, without
 from headrace.shards.where import parse_where
@@ -33,6 +34,8 @@ from headrace.shards.writer import ShardWriter
 #: Samples that one entry deletes; an entry is read whole, so it stays small.
 _SAMPLES_PER_ENTRY = 100_000
 _SHARDS_PER_ENTRY = 16
+#: What a sample and a quarantined row of one item have in common.
+_ITEM = ("uri", "split", "position")
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,20 @@ def _deletes(chosen: pa.Table) -> Iterator[list[Delete]]:
 
 
 def _erase(log: CommitLog, selection: Selection, done: Forgotten) -> None:
-    """Write again every shard that still holds deleted rows, and the quarantine files that the selection concerns."""
+    """Write again every shard that still holds deleted rows, and the quarantine files that the selection concerns.
+
+    Then the copies go that a compaction before had left.
+    """
+    _erase_files(log, selection, done)
+    drop_erased_copies(log.store, log.state)
+
+
+def _erase_files(log: CommitLog, selection: Selection, done: Forgotten) -> None:
     due = [s for s in log.state.live_shards() if _doomed(log, s)]
     done.shards = len(due)
     for start in range(0, len(due), _SHARDS_PER_ENTRY):
         some = due[start : start + _SHARDS_PER_ENTRY]
+        _redact_replayed(log, some, done)  # first: afterwards nobody knows any more which rows these were
         changes = [Replace(remove=[s.path], add=_rewritten(log, s), erase=True) for s in some]
         log.append(Entry(kind="forget", replace=changes))
         _delete(log, (s.path for s in some))
@@ -146,6 +158,36 @@ def _erase(log: CommitLog, selection: Selection, done: Forgotten) -> None:
         done.notes = ("the quarantine was not searched: it has no record ids, nor all the columns of the condition",)
         return
     for info in list(log.state.quarantine.values()):
+        rows, file = redacted(log.store, info, log.state.epoch, condition)
+        if file is not None:
+            log.append(Entry(kind="forget", redact=[Redact(remove=info.path, add=file)]))
+            _delete(log, [info.path])
+            done.quarantined += rows
+
+
+def _redact_replayed(log: CommitLog, shards: list[ShardInfo], done: Forgotten) -> None:
+    """Take the bytes of quarantined items from which a replay had made samples that are erased now."""
+    if not log.state.replayed:
+        return
+    items: set[tuple[str, str, str]] = set()
+    for shard in shards:
+        deleted = log.state.deleted.get((shard.stream, shard.lane), [])
+        row, seqs = 0, numbers(shard.first_seq, shard.stop_seq, shard.missing)
+        for batch in ShardReader(log.store, shard).batches():
+            gone = inside(seqs[row : row + batch.num_rows], deleted)
+            row += batch.num_rows
+            if gone.any():
+                part = batch.select(list(_ITEM)).filter(pa.array(gone.tolist(), type=pa.bool_()))
+                items.update(tuple(one[name] for name in _ITEM) for one in part.to_pylist())
+    for info in [log.state.quarantine[path] for path in sorted(log.state.replayed)]:
+        kept = [row for batch in read_quarantine(log.store, info) for row in batch.select(list(_ITEM)).to_pylist()]
+        concerned = {key for row in kept if (key := tuple(row[name] for name in _ITEM)) in items}
+        if not concerned:
+            continue
+        condition = pc.scalar(False)
+        for uri, split, position in sorted(concerned):
+            same_split = (pc.field("split") == split) & (pc.field("position") == position)
+            condition = condition | (same_split & (pc.field("uri") == uri))
         rows, file = redacted(log.store, info, log.state.epoch, condition)
         if file is not None:
             log.append(Entry(kind="forget", redact=[Redact(remove=info.path, add=file)]))

@@ -1,31 +1,46 @@
-"""Find and delete what no version needs: the leavings of writers that were killed.
+"""Find and delete what no version needs: the leavings of writers that were killed, and what readers no longer read.
 
-What may go needs no age and no clock. An entry adds only files named after its own epoch, so once the log holds a
-higher epoch, no commit of an older one can ever succeed: an unreferenced file of an older epoch is garbage at once.
+What may go needs no age and no clock, replaced shards aside. An entry adds only files named after its own epoch, so
+once the log holds a higher epoch, no commit of an older one can ever succeed: an unreferenced file of an older epoch is
+garbage at once.
 
 What must stay: files of the current epoch, for its writer may be about to commit them, unless the log says that this
 epoch has ended; and files without an epoch in their name (artefacts, vocabularies), for the same reason, while a writer
 may be live. Whoever is sure that no writer lives claims the dataset first (`headrace gc --take-over`): then the former
 epoch is an old one.
 
-Shards that a compaction replaced are still read by those who pinned an older version; they go only with `superseded`.
-Files that an erasure replaced go always: that was its purpose.
+Shards that a compaction replaced are still read by those who pinned an older version. They go when they were replaced
+longer ago than `reader_grace_s`: the store's times of the log's entries say which version was the head at that time,
+and what that version knew and did not need any more is garbage. A store that tells no times keeps them until
+`superseded`. A reader that holds a version longer than the grace opens a newer one.
+
+Files that an erasure replaced go always: that was its purpose. So do replaced shards that still hold a forgotten
+record, in lanes in which something was erased: a compaction before the erasure had left copies of it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
+from headrace.schemas.errors import BrokenLog
 from headrace.shards.catalogue import catalogue_files
 from headrace.shards.checkpoint import checkpoint_name
+from headrace.shards.compact_times import Modified, modified_in, version_at
 from headrace.shards.entry import entry_name
+from headrace.shards.log import CommitLog
 from headrace.shards.names import epoch_of
 from headrace.shards.state import State
 from headrace.shards.store import Store
 
 #: The folders that hold a dataset's files; anything else in the place is not ours to judge.
 _FOLDERS = ("data/", "quarantine/", "plan/", "fit/", "carry/", "dedup/", "tokenizers/", "vocab/", "doctor/")
+
+#: How long a reader may go on with a version whose shards were replaced.
+READER_GRACE_S = 7 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,7 @@ class GcReport:
 
     garbage: list[Garbage] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)  #: unreferenced, but perhaps of a live writer
+    waiting: list[str] = field(default_factory=list)  #: replaced shards that readers may still read
     deleted: bool = False
 
     @property
@@ -51,10 +67,24 @@ class GcReport:
         return sum(g.bytes for g in self.garbage)
 
 
-def collect(store: Store, state: State, *, delete: bool = False, superseded: bool = False) -> GcReport:
-    """Find garbage, and with `delete` remove it. `state` is the log's head. Raises: StorageError."""
+def collect(
+    store: Store,
+    state: State,
+    *,
+    delete: bool = False,
+    superseded: bool = False,
+    reader_grace_s: float = READER_GRACE_S,
+    now_s: float | None = None,
+    modified: Modified | None = None,
+) -> GcReport:
+    """Find garbage, and with `delete` remove it. `state` is the log's head; `superseded` means no reader is there.
+
+    `now_s` (seconds since 1970 UTC) and `modified` are the clocks: this host's, and the store's. Raises: StorageError,
+    BrokenLog.
+    """
     report = GcReport(deleted=delete)
-    for found in _find(store, state, superseded, report.kept):
+    replaced = _Replaced(store, state, superseded, reader_grace_s, now_s, modified)
+    for found in _find(store, state, replaced, report):
         report.garbage.append(found)
         if delete and found.token is not None:
             store.drop_leftover(found.name, found.token)
@@ -63,7 +93,63 @@ def collect(store: Store, state: State, *, delete: bool = False, superseded: boo
     return report
 
 
-def _find(store: Store, state: State, superseded: bool, kept: list[str]) -> Iterator[Garbage]:
+def drop_erased_copies(store: Store, state: State) -> list[str]:
+    """Delete, and name, the replaced shards that still hold a forgotten record where something was erased.
+
+    An erasure calls this when it is through, so that its bytes are gone at once. Raises: StorageError.
+    """
+    erased, needed, dropped = _erased_lanes(state), state.referenced(), []
+    for folder in sorted(erased):
+        for name in store.list(folder):
+            if name in state.paths and name not in needed and (name in state.doomed or _holds(store, state, name)):
+                store.delete(name)
+                dropped.append(name)
+    return dropped
+
+
+class _Replaced:
+    """Judges shards that were live once. What it needs of the past is read only when there is such a shard."""
+
+    def __init__(
+        self,
+        store: Store,
+        state: State,
+        at_once: bool,
+        grace_s: float,
+        now_s: float | None,
+        modified: Modified | None,
+    ) -> None:
+        self._store, self._state, self._at_once, self._grace_s = store, state, at_once, grace_s
+        self._now_s = now_s
+        self._modified = modified or modified_in(store)
+        self._erased = _erased_lanes(state)
+        self._past: set[str] | None = None
+
+    def reason(self, name: str) -> str | None:
+        """Why it is garbage; None: a reader may need it."""
+        if name in self._state.doomed:
+            return "erased"
+        if self._at_once:
+            return "replaced by a later version"
+        if name.startswith(tuple(self._erased)) and _holds(self._store, self._state, name):
+            return "a copy of what was erased"
+        if self._past is None:
+            self._past = self._replaced_before()
+        return "replaced by a later version, longer ago than readers may hold" if name in self._past else None
+
+    def _replaced_before(self) -> set[str]:
+        """The shards that were out of use in the version that was the head when the grace began."""
+        now_s = time.time() if self._now_s is None else self._now_s
+        v = version_at(self._state.v, now_s - self._grace_s, self._modified)
+        if v == 0:
+            return set()
+        then = CommitLog(self._store).replay(v)
+        if then.v != v:
+            raise BrokenLog(f"{entry_name(v)} was there, and now the log ends at {then.v}")
+        return then.paths - then.referenced()
+
+
+def _find(store: Store, state: State, replaced: _Replaced, report: GcReport) -> Iterator[Garbage]:
     needed = state.referenced()
     for folder in _FOLDERS:
         for name in store.list(folder):
@@ -72,17 +158,39 @@ def _find(store: Store, state: State, superseded: bool, kept: list[str]) -> Iter
             if name in state.doomed:
                 yield Garbage(name, "erased", store.size(name))
             elif name in state.paths:
-                if superseded:
-                    yield Garbage(name, "replaced by a later version", store.size(name))
+                reason = replaced.reason(name)
+                if reason is None:
+                    report.waiting.append(name)
+                else:
+                    yield Garbage(name, reason, store.size(name))
             elif _is_over(name, state):
                 yield Garbage(name, "never committed", store.size(name))
             else:
-                kept.append(name)
+                report.kept.append(name)
     for name, token in store.leftovers():
         if _is_over(name, state):
             yield Garbage(name, "never finished", 0, token)
         else:
-            kept.append(token)
+            report.kept.append(token)
+
+
+def _erased_lanes(state: State) -> set[str]:
+    """Folders of the lanes in which shards were erased, each with a slash at its end."""
+    return {path.rpartition("/")[0] + "/" for path in state.doomed if path.startswith("data/")}
+
+
+def _holds(store: Store, state: State, name: str) -> bool:
+    """Whether a shard that the log no longer describes holds a forgotten record; a file that cannot be read does."""
+    try:
+        path = store.local_path(name)
+        reader = pa.ipc.open_file(pa.py_buffer(store.get(name)) if path is None else pa.memory_map(path))
+        for number in range(reader.num_record_batches):
+            ids = reader.get_batch(number).column("record_id").to_pylist()
+            if any(record.hex() in state.forgotten for record in ids):
+                return True
+    except (pa.ArrowException, KeyError, ValueError):
+        return True  # nobody can read it any more either, so only an erasure's promise is left
+    return False
 
 
 def _is_over(name: str, state: State) -> bool:

@@ -6,6 +6,7 @@ I/O, so that the simulation tests and `verify` use the very code that writers us
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,11 +32,17 @@ from headrace.shards.entry import (
 )
 from headrace.shards.spans import clipped, count, merged, without
 
+_LANE_FOLDER = re.compile(r"data/([^/]+)/L(\d{4,})/")
+
 LaneKey = tuple[str, int]  #: (stream, lane), or (source, lane) for places and lane files
 
 
 class StalePlace(LogError):
     """An entry expects a lane at another place than the log has it: a repeated or ghost commit."""
+
+
+class StaleReplay(StalePlace):
+    """An entry marks rows as replayed that are marked, or whose file was replaced: a repeated replay."""
 
 
 @dataclass
@@ -59,6 +66,7 @@ class State:
     changed: dict[LaneKey, int] = field(default_factory=dict)  #: version of the last delete
     doomed: set[str] = field(default_factory=set)  #: replaced files that must be deleted
     quarantine: dict[str, QuarantineInfo] = field(default_factory=dict)  #: by path
+    replayed: dict[str, list[Span]] = field(default_factory=dict)  #: rows of live quarantine files, merged, by path
     plan: dict[str, list[PlanSegment]] = field(default_factory=dict)  #: by source, in order of number
     splits: dict[tuple[str, str], SplitPin] = field(default_factory=dict)  #: unbounded ones by (source, split digest)
     places: dict[tuple[str, int, str | None], Place] = field(default_factory=dict)  #: by (source, lane, split or None)
@@ -86,6 +94,11 @@ class State:
         """Live shards in address order: stream, lane, seq."""
         return [s for key in sorted(self.shards) if stream in (None, key[0]) for s in self.shards[key]]
 
+    def replayed_rows(self, stream: str | None = None) -> int:
+        """How many quarantined rows were replayed: they still count as quarantined in the books, once."""
+        marks = ((self.quarantine[path].stream, rows) for path, rows in self.replayed.items())
+        return sum(count(rows) for owner, rows in marks if stream in (None, owner))
+
     def locate(self, stream: str, lane: int, seq: int) -> tuple[ShardInfo, int] | None:
         """The shard and row of an address; None if it was never given, or was erased. Deleted rows are found."""
         shards = self.shards.get((stream, lane), [])
@@ -100,12 +113,13 @@ class State:
 
     def numbered(self, shards: list[ShardInfo]) -> list[ShardInfo]:
         """The shards with the `first_seq` that a commit right now would give them."""
-        following = dict(self.next_seq)
+        following: dict[LaneKey, int] = {}
         out = []
         for shard in shards:
             key = (shard.stream, shard.lane)
-            out.append(replace(shard, first_seq=following.get(key, 0)))
-            following[key] = following.get(key, 0) + shard.rows
+            first = following.get(key, self.next_seq.get(key, 0))
+            out.append(replace(shard, first_seq=first))
+            following[key] = first + shard.rows
         return out
 
     def referenced(self) -> set[str]:
@@ -133,6 +147,7 @@ class State:
         elif self.ended:
             raise LogError(f"epoch {self.epoch} has ended: claim the dataset before writing to it")
         self._check_settings(entry)
+        self._check_replayed(entry)  # before its files: a repeated entry is known by its marks
         known = {**self.settings, **entry.settings}
         for shard, numbered in zip(entry.add, self.numbered(entry.add)):
             check_shard(shard, known, entry.epoch)
@@ -185,9 +200,10 @@ class State:
 
     def _check_books(self, entry: Entry) -> None:
         entry.books.check()
-        sources = dict(self.sources)
+        sources: dict[str, SourceCounts] = {}
         for line in entry.books.splits:
-            sources[line.source] = sources.get(line.source, SourceCounts()).plus(line)
+            before = sources.get(line.source) or self.sources.get(line.source, SourceCounts())
+            sources[line.source] = before.plus(line)
         for source, total in sources.items():
             total.check(source)
         samples: dict[str, list[int]] = {}
@@ -220,10 +236,10 @@ class State:
             raise Unbalanced(f"the books say {whole} items quarantined whole, the quarantine files hold {items}")
 
     def _check_places(self, entry: Entry) -> None:
-        places = dict(self.places)
+        places: dict[tuple[str, int, str | None], Place] = {}
         for move in entry.places:
             key = (move.source, move.lane, move.split)
-            have = places.get(key)
+            have = places.get(key) or self.places.get(key)
             if have != move.expect:
                 raise StalePlace(
                     f"{move.source}/L{move.lane:04d}{f' split {move.split}' if move.split else ''} stands at"
@@ -241,17 +257,41 @@ class State:
                         f"delete of {delete.stream}/L{delete.lane:04d} [{span.start}, {span.stop}): it holds [0, {end})"
                     )
 
+    def _check_replayed(self, entry: Entry) -> None:
+        replaced = {redact.remove for redact in entry.redact}
+        marked: dict[str, list[Span]] = {}
+        for mark in entry.replayed:
+            file = self.quarantine.get(mark.path)
+            if file is None or mark.path in replaced:
+                raise StaleReplay(f"{mark.path} is no live quarantine file, so none of its rows can be replayed")
+            if not mark.rows or merged(mark.rows) != mark.rows or mark.rows[0].start < 0:
+                raise LogError(f"{mark.path}: replayed rows should be sorted, disjoint spans, not {mark.rows}")
+            if mark.rows[-1].stop > file.rows:
+                raise LogError(f"{mark.path} has {file.rows} rows, the entry marks row {mark.rows[-1].stop - 1}")
+            before = marked.get(mark.path, self.replayed.get(mark.path, []))
+            after = merged([*before, *mark.rows])
+            if count(after) != count(before) + count(mark.rows):
+                twice = next(s.start for r in mark.rows for s in clipped(before, r.start, r.stop))
+                raise StaleReplay(f"{mark.path}: row {twice} was replayed before")
+            marked[mark.path] = after
+
     def _check_replace(self, change: Replace, entry: Entry, known: dict[str, StreamSettings]) -> None:
-        live = {s.path: s for shards in self.shards.values() for s in shards}
-        gone = [p for p in change.remove if p not in live]
-        if gone or not change.remove:
+        key = _lane_of(change.remove[0]) if change.remove else None
+        live = self._live_of(key, change) if key else {}
+        elsewhere = [p for p in change.remove if _lane_of(p) != key]
+        gone = [p for p in change.remove if p not in live and p not in elsewhere]
+        gone += [p for p in elsewhere if not self._is_live(p)]
+        if gone or key is None:
             raise LogError(f"replace: {gone or 'nothing'} is not a live shard")
-        old = [live[p] for p in change.remove]
-        key = (old[0].stream, old[0].lane)
-        if any((s.stream, s.lane) != key for s in [*old, *change.add]):
-            raise LogError(f"replace: shards of several lanes: {[s.path for s in [*old, *change.add]]}")
+        if elsewhere or any((s.stream, s.lane) != key for s in change.add):
+            raise LogError(f"replace: shards of several lanes: {[*change.remove, *(s.path for s in change.add)]}")
+        old = sorted(live.values(), key=lambda s: s.first_seq)
+        low, high = old[0].first_seq, old[-1].stop_seq
         dropped = merged(
-            [*self.deleted.get(key, []), *(s for d in entry.delete if (d.stream, d.lane) == key for s in d.seqs)]
+            [
+                *clipped(self.deleted.get(key, []), low, high),
+                *(s for d in entry.delete if (d.stream, d.lane) == key for s in d.seqs),
+            ]
         )
         before = merged(s for shard in old for s in without([Span(shard.first_seq, shard.stop_seq)], shard.missing))
         after: list[Span] = []
@@ -265,6 +305,20 @@ class State:
             raise LogError(
                 f"replace of {change.remove}: samples {lost[0].start} to {lost[0].stop} would be lost undeleted"
             )
+
+    def _live_of(self, key: LaneKey, change: Replace) -> dict[str, ShardInfo]:
+        """The live shards of a lane that a change removes: looked for where it adds, then in the whole lane."""
+        shards, wanted = self.shards.get(key, []), set(change.remove)
+        if change.add:
+            at = max(bisect_right(shards, change.add[0].first_seq, key=lambda s: s.first_seq) - 1, 0)
+            near = {s.path: s for s in shards[at : at + len(wanted)] if s.path in wanted}
+            if len(near) == len(wanted):
+                return near
+        return {s.path: s for s in shards if s.path in wanted}
+
+    def _is_live(self, path: str) -> bool:
+        key = _lane_of(path)
+        return key is not None and any(s.path == path for s in self.shards.get(key, []))
 
     def apply(self, entry: Entry, digest: str) -> None:
         """Fold in an entry that `check` allowed or the log holds."""
@@ -285,7 +339,7 @@ class State:
             self.next_seq[key] = shard.stop_seq
         for delete in entry.delete:
             key = (delete.stream, delete.lane)
-            self.deleted[key] = merged([*self.deleted.get(key, []), *delete.seqs])
+            self.deleted[key] = _united(self.deleted.get(key, []), delete.seqs)
             self.deleted_tokens[delete.stream] = self.deleted_tokens.get(delete.stream, 0) + delete.tokens
             self.forgotten.update(delete.ids)
             self.changed[key] = entry.v
@@ -293,15 +347,21 @@ class State:
             removed = set(change.remove)
             self.paths.update(s.path for s in change.add)
             self.doomed.update(removed if change.erase else ())
-            for key in [k for k, shards in self.shards.items() if any(s.path in removed for s in shards)]:
-                kept = [s for s in self.shards[key] if s.path not in removed]
-                self.shards[key] = sorted([*kept, *change.add], key=lambda s: s.first_seq)
+            for lane in {_lane_of(path) for path in removed} & self.shards.keys():
+                assert lane is not None
+                kept = [s for s in self.shards[lane] if s.path not in removed]
+                if len(kept) < len(self.shards[lane]):
+                    self.shards[lane] = sorted([*kept, *change.add], key=lambda s: s.first_seq)
         for file in entry.quarantine:
             self.quarantine[file.path] = file
         for redact in entry.redact:
             self.quarantine.pop(redact.remove, None)
             self.quarantine[redact.add.path] = redact.add
+            if redact.remove in self.replayed:  # the same rows in the same order
+                self.replayed[redact.add.path] = self.replayed.pop(redact.remove)
             self.doomed.update([redact.remove] if redact.erase else ())
+        for mark in entry.replayed:
+            self.replayed[mark.path] = _united(self.replayed.get(mark.path, []), mark.rows)
         for segment in entry.plan:
             self.plan.setdefault(segment.source, []).append(segment)
         self.splits.update({(s.source, s.split): s for s in entry.splits})
@@ -350,6 +410,21 @@ def check_shard(shard: ShardInfo, known: dict[str, StreamSettings], epoch: int) 
 def _check_epoch(path: str, epoch: int) -> None:
     if not path.rpartition("/")[2].startswith(f"e{epoch}-"):
         raise LogError(f"{path}: an entry of epoch {epoch} adds files named e{epoch}-…, of its own epoch only")
+
+
+def _lane_of(path: str) -> LaneKey | None:
+    """The lane whose folder a shard is in (`check_shard` sees to it that it is its own), None for no shard's path."""
+    match = _LANE_FOLDER.match(path)
+    return (match.group(1), int(match.group(2))) if match else None
+
+
+def _united(have: list[Span], more: list[Span]) -> list[Span]:
+    """`merged` of both where `have` is sorted and disjoint already: only what lies near `more` is touched."""
+    if not more:
+        return have
+    low = max(bisect_right(have, min(s.start for s in more), key=lambda s: s.start) - 1, 0)
+    high = bisect_right(have, max(s.stop for s in more), key=lambda s: s.start)
+    return [*have[:low], *merged([*have[low:high], *more]), *have[high:]]
 
 
 def _by_source(segments: list[PlanSegment]) -> dict[str, list[PlanSegment]]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from headrace.shards.state import State
+
+_ANSWER_S = 3.0
 
 Dataset_ = Annotated[str, typer.Argument(help="A dataset: a folder or s3://bucket/prefix.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for scripts.")]
@@ -40,7 +45,6 @@ def forget(
     from dataclasses import asdict
 
     from headrace.ingest.environment import library_versions
-    from headrace.schemas.errors import ConfigError
     from headrace.shards.dataset import Dataset
     from headrace.shards.forget import Selection, find
     from headrace.shards.forget import forget as run
@@ -54,8 +58,7 @@ def forget(
             json.dumps({"samples": found.num_rows}) if as_json else f"{found.num_rows:,} samples would be forgotten"
         )
         return
-    if opened.state.maybe_live and not take_over:
-        raise ConfigError("another writer may be live on this dataset: stop it first, or give --take-over to fence it")
+    refuse_live_writer(opened.state, take_over)
     log = CommitLog(opened.store)
     log.claim(library_versions(), {})
     done = run(log, chosen, erase=erase)
@@ -76,22 +79,95 @@ def gc(
     delete: Annotated[
         bool, typer.Option("--delete", help="Remove what was found. Without it nothing changes.")
     ] = False,
+    quarantine_keep: Annotated[
+        str | None,
+        typer.Option("--quarantine-keep", help="Take raw bytes out of quarantine that are older, such as 30d."),
+    ] = None,
+    reader_grace: Annotated[
+        str, typer.Option("--reader-grace", help="How long a reader may go on with a version that was compacted: 7d.")
+    ] = "7d",
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also when another writer may be live; it is fenced.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Find files that no version of the dataset refers to: leavings of runs that were killed."""
+    """Find files that no version of the dataset needs: leavings of killed runs, and what compaction replaced.
+
+    With --quarantine-keep also quarantined bytes that are old enough; give it only what the pipeline's
+    `privacy.quarantine_keep` says. Reasons, places and digests stay.
+    """
     from dataclasses import asdict
 
+    from headrace.commands.compact import seconds
+    from headrace.ingest.environment import library_versions
+    from headrace.schemas.errors import ConfigError, HeadraceError
     from headrace.shards.dataset import Dataset
     from headrace.shards.gc import collect
+    from headrace.shards.log import CommitLog
+    from headrace.shards.quarantine_expiry import Expired, due, expire, keep_seconds
 
+    try:
+        grace_s = seconds(reader_grace)
+    except ConfigError as exc:
+        raise ConfigError("should be a number and s, m, h or d, such as 7d", field="--reader-grace") from exc
+    keep_s = None if quarantine_keep is None else keep_seconds(quarantine_keep)
     opened = Dataset.open(dataset)
-    report = collect(opened.store, opened.state, delete=delete)
+    log = CommitLog(opened.store)
+    old = due(opened.store, opened.state, keep_s).files if keep_s is not None else ()
+    expired = Expired()
+    if delete and (take_over or (old and keep_s is not None)):
+        refuse_live_writer(opened.state, take_over)
+        log.claim(library_versions(), {})
+        expired = expire(log, keep_s)
+        log.end()
+    else:
+        log.replay()
+    report = collect(opened.store, log.state, delete=delete, reader_grace_s=grace_s)
     if as_json:
-        typer.echo(json.dumps(asdict(report)))
+        typer.echo(json.dumps({**asdict(report), "expired": asdict(expired), "due": [info.path for info in old]}))
+    else:
+        for found in report.garbage:
+            typer.echo(f"{'deleted' if delete else 'garbage'}  {found.name}  {found.reason}")
+        for name in report.kept:
+            typer.echo(f"kept     {name}  perhaps of a live writer")
+        for name in report.waiting:
+            typer.echo(f"waiting  {name}  replaced less than {reader_grace} ago: a reader may need it")
+        if delete and expired.files:
+            typer.echo(f"{expired.rows:,} quarantined rows in {expired.files:,} files have lost their raw bytes")
+        elif old and not delete:
+            typer.echo(f"{len(old):,} quarantine files are older than {quarantine_keep}: --delete takes their bytes")
+        for message in expired.damaged.values():
+            typer.echo(f"left as it is: {message}")
+        verb = "deleted" if delete else "could be deleted (--delete)"
+        typer.echo(f"{len(report.garbage)} files, {report.bytes:,} bytes {verb}")
+    if expired.damaged:
+        raise HeadraceError(f"{len(expired.damaged)} damaged quarantine files keep their bytes: see `headrace verify`")
+
+
+def refuse_live_writer(state: State, take_over: bool) -> None:
+    """Whether a command may claim a dataset. Raises: ConfigError where a writer is, or may be, live.
+
+    A service that has told its address is asked; one that does not answer is dead. A writer without an address (a
+    build, a service without a page) cannot be asked.
+    """
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    from headrace.schemas.errors import ConfigError
+
+    if take_over or not state.maybe_live:
         return
-    for found in report.garbage:
-        typer.echo(f"{'deleted' if delete else 'garbage'}  {found.name}  {found.reason}")
-    for name in report.kept:
-        typer.echo(f"kept     {name}  perhaps of a live writer")
-    verb = "deleted" if delete else "could be deleted (--delete)"
-    typer.echo(f"{len(report.garbage)} files, {report.bytes:,} bytes {verb}")
+    if state.api is None:
+        raise ConfigError("another writer may be live on this dataset: stop it first, or give --take-over to fence it")
+    try:
+        with urllib.request.urlopen(f"{state.api}/healthz", timeout=_ANSWER_S):
+            answers = True
+    except (urllib.error.HTTPError, http.client.HTTPException):
+        answers = True
+    except OSError:
+        answers = False
+    if answers:
+        raise ConfigError(
+            f"a service runs on this dataset at {state.api}: stop it first, or give --take-over to fence it"
+        )

@@ -65,6 +65,7 @@ def dataset_summary(view: DatasetView) -> dict[str, Any]:
                 "records": counts.records if counts else 0,
                 "samples": info.rows,
                 "quarantined": counts.quarantined if counts else 0,
+                "replayed": state.replayed_rows(name),
                 "rejected": sum(counts.rejected.values()) if counts else 0,
                 "duplicates": counts.duplicates if counts else 0,
                 "deleted": info.deleted,
@@ -88,6 +89,7 @@ def dataset_summary(view: DatasetView) -> dict[str, Any]:
         "streams": streams,
         "sources": sources,
         "quarantine": quarantine_table(view),
+        "replayed": state.replayed_rows(),
         "unlicensed_samples": sum(s["samples"] for s in streams if s["license"] == "NOASSERTION"),
     }
 
@@ -174,6 +176,8 @@ def print_dataset(found: dict[str, Any]) -> None:
         typer.echo("")
         rows = [[q["stream"], q["reason"], f"{q['count']:,}", q["uri"], q["message"]] for q in found["quarantine"]]
         table(["quarantined from", "reason", "count", "example", "what was found"], rows, right=[2])
+    if found["replayed"]:
+        typer.echo(f"{found['replayed']:,} of the quarantined were replayed: they are samples now, or quarantined anew")
     typer.echo("")
     if found["unlicensed_samples"]:
         typer.echo(f"{found['unlicensed_samples']:,} samples have no license (NOASSERTION)")
