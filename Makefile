@@ -18,8 +18,8 @@ PYTEST_ARGS ?=
 help:
 	@echo "make demo    build the example harbour with Ray and inline, compare, show pictures (demo-out/)"
 	@echo "make test    ruff, mypy, pytest"
-	@echo "make bench   throughput of every modality beside a bare loop, and fidelity on real data"
-	@echo "make chaos   builds that are killed at random moments, for minutes"
+	@echo "make bench   throughput beside bare loops (builds, live streams, spool, log), and fidelity on real data"
+	@echo "make chaos   builds and services that are killed at random moments, and millions of simulated histories"
 	@echo "make docs    write again what is generated from the tree (docs/architecture.md, docs/formats.md)"
 	@echo "make clean   remove .venv, caches and demo-out"
 
@@ -67,6 +67,9 @@ tools:
 bench: $(VENV)/.test-installed
 	@$(BIN)/python benchmarks/throughput.py
 	@$(BIN)/python benchmarks/fidelity.py
+	@$(BIN)/python benchmarks/serve.py
+	@$(BIN)/python benchmarks/spool.py
+	@$(BIN)/python benchmarks/log_growth.py
 
 chaos: $(VENV)/.test-installed tools
 	@$(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)

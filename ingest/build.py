@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from headrace.ingest.guards import check_settings, probe_sources
 from headrace.ingest.inline_engine import run_inline
-from headrace.ingest.resolve import Runtime, resolve
+from headrace.ingest.parts import Part
+from headrace.ingest.resolve import ResolvedStream, Runtime, resolve
 from headrace.schemas.errors import ConfigError, HeadraceError
 from headrace.schemas.pipeline import Pipeline
 from headrace.shards.log import CommitLog
@@ -64,6 +65,7 @@ def build(
     address: str | None = None,
     watch: Callable[[dict[str, Any]], None] | None = None,
     fit_only: bool = False,
+    part: Part | None = None,
 ) -> BuildResult:
     """Run a pipeline over its bounded sources until everything is committed.
 
@@ -79,14 +81,19 @@ def build(
         )
     if "://" not in where:
         where = str(Path(where).resolve())
+    whole = where
+    if part is not None:
+        where = part.dataset(whole)
     runtime = Runtime.of(pipeline, where, base or Path.cwd())
     streams = resolve(pipeline, runtime.base)
     probe_sources(streams)
+    if part is not None:
+        _check_fitted(streams, whole)
     store = open_store(where, create=True)
     state = CommitLog(store).replay()
     check_settings(streams, state.settings)
     count = workers or os.cpu_count() or 1
-    chosen = _choose(engine, streams, address)
+    chosen = _choose(engine, streams, address) if part is None else "inline"
     began = time.monotonic()
     observer = watch or (lambda progress: None)
     if chosen == "ray":
@@ -94,7 +101,10 @@ def build(
 
         summary = run_ray(runtime.to_json(), workers=count, watch=observer, address=address, fit_only=fit_only)
     else:
-        summary = run_inline(runtime.to_json(), workers=count, watch=observer, fit_only=fit_only)
+        fitted_in = whole if part is not None and _fits(streams) else None
+        summary = run_inline(
+            runtime.to_json(), workers=count, watch=observer, fit_only=fit_only, part=part, fitted_in=fitted_in
+        )
     after = CommitLog(store)
     after.replay()
     result = BuildResult(
@@ -114,9 +124,34 @@ def build(
         raise BuildFailed(f"{first['task']}: {first['message']}{more}", result)
     if summary["unfinished"]:
         raise BuildFailed(f"{len(summary['unfinished'])} tasks were left unfinished; run it again to go on", result)
-    if not fit_only:
+    if not fit_only and part is None:
         _catalogue(store)
     return result
+
+
+def _fits(streams: dict[str, ResolvedStream]) -> list[str]:
+    """The outputs whose tokenizers are fitted, and that are certain to have records."""
+    return [
+        output.name
+        for stream in streams.values()
+        for output in stream.outputs.values()
+        if output.fit_group and output.modality == stream.normalizer.modality
+    ]
+
+
+def _check_fitted(streams: dict[str, ResolvedStream], whole: str) -> None:
+    """A part cannot fit: the others would fit otherwise. Raises: ConfigError that names the command."""
+    names = _fits(streams)
+    if not names:
+        return
+    settings = CommitLog(open_store(whole, create=True)).replay().settings
+    missing = [name for name in names if name not in settings]
+    if missing:
+        raise ConfigError(
+            f"the tokenizer of {missing[0]} was not fitted, and the parts of a build must share it: run `headrace fit`"
+            f" with the same pipeline and --out first",
+            field="--part",
+        )
 
 
 def _catalogue(store: Any) -> None:

@@ -26,9 +26,12 @@ import pyarrow as pa
 from headrace.connectors.registry import BUILTIN as CONNECTORS
 from headrace.ingest.fit import collect, fit
 from headrace.ingest.lane import encode_lane
+from headrace.ingest.live_loop import LiveLoop
 from headrace.ingest.normalizers.registry import BUILTIN as NORMALIZERS
 from headrace.ingest.normalizers.registry import LIBRARIES
 from headrace.ingest.probe import probe
+from headrace.ingest.receiver_loop import ReceiverLoop
+from headrace.ingest.replay import probe_replay, replay_rows
 from headrace.ingest.resolve import RAW, ResolvedStream, Runtime
 from headrace.ingest.slot import EXIT_OOM, Slot
 from headrace.ingest.task import Task
@@ -37,6 +40,7 @@ from headrace.shards.store import open_store
 from headrace.tokenizers.registry import BUILTIN as TOKENIZERS
 
 _PR_SET_PDEATHSIG = 1
+_THREAD_BYTES = 16 << 20  # stack and client buffers of a reader
 
 
 class Channel:
@@ -66,6 +70,20 @@ class Channel:
         if "stop" in self.receive():
             os._exit(0)
 
+    def commit_lanes(self, manifests: list[dict[str, Any]]) -> None:
+        """As `commit`, for several live lanes at once."""
+        self.send({"type": "cuts", "manifests": manifests})
+        if "stop" in self.receive():
+            os._exit(0)
+
+    def poll(self, snapshot: dict[str, Any]) -> dict[str, Any]:
+        """Tell a service how live lanes or receivers stand; gives back what should change."""
+        self.send({"type": "poll", "snapshot": snapshot})
+        answer = self.receive()
+        if "stop" in answer:
+            os._exit(0)
+        return answer
+
     def progress(self, counters: dict[str, Any]) -> None:
         """Tell how far the task is."""
         self.send({"type": "progress", "counters": counters})
@@ -89,12 +107,15 @@ def main() -> None:
     while True:
         task = Task.from_json(channel.receive()["task"])
         try:
+            if task.spec is not None:
+                runtime = runtime.with_stream(task.stream, task.spec)
+                streams.pop(task.stream, None)
             if task.stream and task.stream not in streams:
                 streams[task.stream] = runtime.resolve(task.stream)
             stream = streams.get(task.stream)
             if stream is not None:
                 memory.bound(stream)
-            result = _do(task, stream, runtime, store, slot, channel)
+            result = _do(task, stream, runtime, store, slot, channel, memory)
         except MemoryError:
             os._exit(EXIT_OOM)
         except HeadraceError as exc:
@@ -117,8 +138,21 @@ def main() -> None:
 
 
 def _do(
-    task: Task, stream: ResolvedStream | None, runtime: Runtime, store: Any, slot: Slot, channel: Channel
+    task: Task,
+    stream: ResolvedStream | None,
+    runtime: Runtime,
+    store: Any,
+    slot: Slot,
+    channel: Channel,
+    memory: _Memory,
 ) -> dict[str, Any]:
+    if task.kind == "receive":
+        return ReceiverLoop(task, runtime).run(channel)
+    if task.kind == "live":
+        for lane in task.lanes:
+            live = runtime.with_stream(lane["stream"], lane["spec"]).resolve(lane["stream"])
+            memory.bound(live, besides=_buffers(task))
+        return LiveLoop(task, runtime, store, slot).run(channel)
     if task.kind == "fit":
         _unbound_memory()  # records are trusted by now: they were decoded under the limit
         return fit(task, runtime, store)
@@ -128,7 +162,21 @@ def _do(
         return encode_lane(task, stream, runtime, store, slot, channel)
     if task.kind == "collect":
         return collect(task, stream, runtime, store, slot, channel)
+    if task.kind == "replay":
+        return replay_rows(task, stream, runtime, store, slot, channel)
+    if task.replay:
+        return probe_replay(task, stream, runtime, store, slot)
     return probe(task, stream, runtime, store, slot)
+
+
+def _buffers(task: Task) -> int:
+    """Bytes that the queues, threads and open shards of live lanes may hold besides a record being decoded."""
+    total = 0
+    for lane in task.lanes:
+        spec = lane["spec"]
+        each = (spec["live"]["buffer_mib"] + 2 * spec["shards"]["block_mib"]) * (1 << 20) + _THREAD_BYTES
+        total += int(each) * max(4, 2 * len(lane["splits"]))  # splits may be added while the task runs
+    return total
 
 
 class _Memory:
@@ -142,8 +190,8 @@ class _Memory:
     def __init__(self) -> None:
         self._base = _private_bytes()
 
-    def bound(self, stream: ResolvedStream) -> None:
-        """Set the limit for a stream's records."""
+    def bound(self, stream: ResolvedStream, *, besides: int = 0) -> None:
+        """Set the limit for a stream's records, with `besides` bytes for what waits in queues."""
         before = _private_bytes()
         for library in LIBRARIES.get(stream.spec.record.type, ()):
             try:
@@ -151,7 +199,7 @@ class _Memory:
             except ImportError:
                 continue  # the normalizer will say which extra brings it
         self._base += max(0, _private_bytes() - before)
-        limit = self._base + (stream.spec.limits.memory_mib << 20)
+        limit = self._base + besides + (stream.spec.limits.memory_mib << 20)
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 

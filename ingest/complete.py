@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,8 @@ from headrace.shards.writer import shard_metadata
 from headrace.tokenizers.contract import Encoded, Tokenizer
 
 _REMEMBERED_PARENTS = 4096
+
+T = TypeVar("T")
 
 
 def object_id(item: Item, split: Split) -> str:
@@ -43,39 +46,46 @@ class Completer:
         self._source = source
         self._parents: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
-    def complete(self, draft: pa.RecordBatch, modality: Modality, item: Item, split: Split) -> pa.RecordBatch:
-        """The record batch of a draft batch: ids, source, license, fold, group."""
+    def complete(self, drafts: Sequence[tuple[pa.RecordBatch, Item, Split]], modality: Modality) -> pa.RecordBatch:
+        """The record batch of draft batches, each of one item: ids, source, license, fold, group."""
+        draft = drafts[0][0] if len(drafts) == 1 else pa.concat_batches([batch for batch, _, _ in drafts])
         n = draft.num_rows
         output = self._stream.outputs[modality]
-        object_ = object_id(item, split)
+        counts = [batch.num_rows for batch, _, _ in drafts]
+        items = _Each([item for _, item, _ in drafts], counts)
+        objects = _Each([object_id(item, split) for _, item, split in drafts], counts)
         hashes = content_hashes(draft)
         locators = draft.column("locator").to_pylist()
-        ids = [record_id(output.name, object_, locator, digest) for locator, digest in zip(locators, hashes)]
-        many = isinstance(item.data, pa.RecordBatch)
+        ids = [record_id(output.name, o, locator, digest) for o, locator, digest in zip(objects, locators, hashes)]
+        many = _Each([isinstance(item.data, pa.RecordBatch) for _, item, _ in drafts], counts)
         groups = [
-            group or (f"{object_}#{locator}" if many else object_)
-            for group, locator in zip(draft.column("group_id").to_pylist(), locators)
+            group or (f"{object_}#{locator}" if of_many else object_)
+            for group, locator, object_, of_many in zip(draft.column("group_id").to_pylist(), locators, objects, many)
         ]
-        parents = [self._parents.get((object_, p)) if p else None for p in draft.column("parent").to_pylist()]
-        for locator, id_ in zip(locators, ids):
+        parents = [
+            self._parents.get((object_, p)) if p else None
+            for object_, p in zip(objects, draft.column("parent").to_pylist())
+        ]
+        for object_, locator, id_ in zip(objects, locators, ids):
             self._parents[object_, locator] = id_
         while len(self._parents) > _REMEMBERED_PARENTS:
             self._parents.popitem(last=False)
         own: dict[str, pa.Array] = {
             "record_id": pa.array(ids, pa.binary(16)),
             "source": _repeat(self._source, n),
-            "uri": _repeat(object_, n),
-            "split": _repeat(split.id, n),
-            "position": _repeat(position_key(item.position), n),
+            "uri": objects.strings(),
+            "split": _Each([split.id for _, _, split in drafts], counts).strings(),
+            "position": _Each([position_key(item.position) for _, item, _ in drafts], counts).strings(),
             "content_sha256": pa.array(hashes, pa.binary(32)),
             "parent_id": pa.array(parents, pa.binary(16)),
             "fold": pa.array([self._fold(g, i) for g, i in zip(groups, ids)], pa.string()),
             "place_id": self._places(draft),
             "group_id": pa.array(groups, pa.string()),
         }
-        if "truncated" in item.headers:  # the connector could read only a part of it
+        if any("truncated" in item.headers for _, item, _ in drafts):  # the connector could read only a part of it
             flags = [
-                f if f and "truncated" in f else [*(f or []), "truncated"] for f in draft.column("flags").to_pylist()
+                f if "truncated" not in item.headers or (f and "truncated" in f) else [*(f or []), "truncated"]
+                for item, f in zip(items, draft.column("flags").to_pylist())
             ]
             own["flags"] = pa.array(flags, pa.list_(pa.string()))
         if draft.column("license").null_count:
@@ -86,12 +96,11 @@ class Completer:
             own["attribution"] = pa.array(
                 [v or self._stream.spec.attribution for v in draft.column("attribution").to_pylist()], pa.string()
             )
-        if item.event_time is not None and draft.column("event_time").null_count:
-            own.update(_event_time(draft, item.event_time))
-        if "rights" in item.headers and draft.column("rights").null_count:
-            own["rights"] = pa.array(
-                [v or item.headers["rights"] for v in draft.column("rights").to_pylist()], pa.string()
-            )
+        if any(item.event_time is not None for _, item, _ in drafts) and draft.column("event_time").null_count:
+            own.update(_event_time(draft, items))
+        if any("rights" in item.headers for _, item, _ in drafts) and draft.column("rights").null_count:
+            rights = zip(items, draft.column("rights").to_pylist())
+            own["rights"] = pa.array([v or item.headers.get("rights") for item, v in rights], pa.string())
         schema = record_schema(modality)
         return pa.RecordBatch.from_arrays(
             [own[f.name] if f.name in own else draft.column(f.name) for f in schema], schema=schema
@@ -112,15 +121,40 @@ class Completer:
         return "validation" if chosen else "train"
 
 
-def _event_time(draft: pa.RecordBatch, time_us: int) -> dict[str, pa.Array]:
-    times = draft.column("event_time").cast(pa.int64()).to_pylist()
-    sources = draft.column("time_source").to_pylist()
+def _event_time(draft: pa.RecordBatch, items: Iterable[Item]) -> dict[str, pa.Array]:
+    """Event times of the items, where the payload names none."""
+    known = zip(draft.column("event_time").cast(pa.int64()).to_pylist(), draft.column("time_source").to_pylist(), items)
+    rows = [
+        (t, source) if t is not None or item.event_time is None else (item.event_time, _time_source(item))
+        for t, source, item in known
+    ]
     return {
-        "event_time": pa.array([time_us if t is None else t for t in times], pa.int64()).cast(
-            pa.timestamp("us", tz="UTC")
-        ),
-        "time_source": pa.array(["source" if t is None else s for t, s in zip(times, sources)], pa.string()),
+        "event_time": pa.array([t for t, _ in rows], pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+        "time_source": pa.array([s for _, s in rows], pa.string()),
     }
+
+
+def _time_source(item: Item) -> str:
+    return item.headers.get("time_source", "source")
+
+
+class _Each(Generic[T]):
+    """A value for each batch, iterated as often as the batch has rows."""
+
+    def __init__(self, values: Sequence[T], counts: Sequence[int]) -> None:
+        self._values = values
+        self._counts = counts
+
+    def __iter__(self) -> Iterator[T]:
+        for value, count in zip(self._values, self._counts):
+            for _ in range(count):
+                yield value
+
+    def strings(self) -> pa.Array:
+        """As a string array."""
+        if len(self._values) == 1:
+            return _repeat(str(self._values[0]), self._counts[0])
+        return pa.array(list(self), pa.string())
 
 
 def _repeat(value: str, n: int) -> pa.Array:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -16,16 +15,18 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.ingest.artefacts import read_artefact, write_artefact
-from headrace.ingest.complete import output_settings
+from headrace.connectors.contract import Split
 from headrace.ingest.environment import library_versions
 from headrace.ingest.fit import budget_of
-from headrace.ingest.guards import check_settings, source_to_tell
-from headrace.ingest.place import Place, PlanRow, position_key
-from headrace.ingest.plan import SourcePlan, list_splits, new_segment, read_plan, sample_splits
+from headrace.ingest.frozen import freeze
+from headrace.ingest.guards import check_settings
+from headrace.ingest.ledger import Ledger
+from headrace.ingest.parts import Part, fitted_in
+from headrace.ingest.place import Place, PlanRow
+from headrace.ingest.plan import SourcePlan, list_splits, sample_splits
 from headrace.ingest.resolve import ResolvedStream, Runtime, resolve
 from headrace.ingest.task import Conviction, Task
-from headrace.schemas.errors import Fenced, HeadraceError, SourceChanged
+from headrace.schemas.errors import ConfigError, Fenced, HeadraceError
 from headrace.shards import entry as log
 from headrace.shards.log import CommitLog
 from headrace.shards.state import StalePlace
@@ -62,13 +63,23 @@ class _Group:
 class Coordinator:
     """One run over one dataset. `start` claims it; then workers `lease` until nothing is left."""
 
-    def __init__(self, runtime: dict[str, Any], *, fit_only: bool = False, sample_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        runtime: dict[str, Any],
+        *,
+        fit_only: bool = False,
+        sample_bytes: int | None = None,
+        part: Part | None = None,
+        fitted_in: str | None = None,
+    ) -> None:
+        self._part = part  #: read only these lanes
+        self._fitted_in = fitted_in  #: the dataset whose tokenizers are taken, rather than fitting any
         self._runtime = Runtime.from_json(runtime)
         self._fit_only = fit_only
         self._sample_bytes = sample_bytes  #: read only a hash-chosen part of each source, about this much
         self._lock = threading.RLock()
         self._streams: dict[str, ResolvedStream] = {}
-        self._plans: dict[str, SourcePlan] = {}
+        self._frozen: dict[str, tuple[list[Split], dict[str, Any]]] = {}  #: endless sources: splits, and their ends
         self._groups: dict[str, _Group] = {}
         self._work: dict[str, _Work] = {}
         self._ready: deque[str] = deque()
@@ -83,12 +94,16 @@ class Coordinator:
     def start(self) -> dict[str, Any]:
         """List the sources, claim the dataset, and lay out the tasks. Raises: ConfigError, LogError, StorageError."""
         with self._lock:
-            self._streams = resolve(self._runtime.pipeline, self._runtime.base)
+            self._streams = resolve(self._runtime.pipeline, self._runtime.base, self._runtime.dataset)
+            self._refuse_endless()
             listings = {}
             for name, stream in self._streams.items():
                 connector = stream.make_connector()
                 try:
-                    listings[name] = sample_splits(list_splits(name, connector.splits()), self._sample_bytes)
+                    if stream.live:
+                        self._frozen[name] = freeze(connector)
+                    else:
+                        listings[name] = sample_splits(list_splits(name, connector.splits()), self._sample_bytes)
                 finally:
                     connector.close()
             store = open_store(self._runtime.dataset, create=True)
@@ -96,64 +111,29 @@ class Coordinator:
             state = self._log.replay()
             check_settings(self._streams, state.settings)
             self._log.claim(library_versions(), {})
-            self._plan(listings)
+            self._ledger = Ledger(self._log, self._streams)
+            if self._fit_only:  # it reads, but promises nothing of what is to be read
+                self._ledger.plans = {n: SourcePlan([(0, s, 0) for s in own]) for n, own in listings.items()}
+            else:
+                self._ledger.plan(listings)
             self._lay_out_fits()
             self._advance()
             return {"epoch": self._log.epoch, "splits": {name: len(listing) for name, listing in listings.items()}}
 
-    def _plan(self, listings: dict[str, list[Any]]) -> None:
-        state, store = self._log.state, self._log.store
-        segments, repinned = [], []
-        for name, listing in listings.items():
-            plan = read_plan(store, state.plan.get(name, []))
-            stream = self._streams[name]
-            segment, changed = new_segment(
-                store, name, plan, listing, stream.spec.shards, self._log.epoch or 0, source_to_tell(stream)
-            )
-            if segment is not None:
-                segments.append(segment)
-                plan = read_plan(store, [*state.plan.get(name, []), segment])
-            repinned += self._repin(name, plan, changed)
-            self._plans[name] = plan
-        if segments or repinned:
-            self._log.append(log.Entry(kind="commit", plan=segments, splits=repinned))
-        for (source, digest), pinned in self._log.state.splits.items():
-            if source in self._plans:
-                self._plans[source].repin(digest, pinned.pin)
-
-    def _repin(self, name: str, plan: SourcePlan, changed: list[tuple[Any, Any]]) -> list[log.SplitPin]:
-        """Splits that changed before anything of them was committed get their new pin; later changes are an error."""
-        out = []
-        now = {new.id: new for _, new in changed}
-        for lane in plan.lanes():
-            place = self._place(name, lane)
-            for row in plan.of_lane(lane):
-                new = now.get(row.split.id)
-                if new is None:
-                    continue
-                digest = log.split_digest(row.split.id)
-                pinned = self._log.state.splits.get((name, digest))
-                if pinned is not None and pinned.pin == new.pin:
-                    continue
-                untouched = (row.segment, row.row) > (place.segment, place.row) or (
-                    (row.segment, row.row) == (place.segment, place.row) and place.position is None and place.k == 0
+    def _refuse_endless(self) -> None:
+        """A build needs sources that end; a fit takes what an endless one holds now. Raises: ConfigError."""
+        for name, stream in self._streams.items():
+            if stream.live and not self._fit_only:
+                raise ConfigError(
+                    f"a {stream.spec.source.type} source never ends: run this pipeline with `headrace serve`",
+                    field=f"streams.{name}.source.type",
                 )
-                if not untouched:
-                    raise SourceChanged(
-                        f"{name}: {row.split.id} changed after it was committed (was {row.split.pin}, now {new.pin});"
-                        " a committed sample never changes: restore the file, or build it as another stream"
-                    )
-                out.append(log.SplitPin(name, digest, lane, new.pin))
-        return out
-
-    def _place(self, source: str, lane: int) -> Place:
-        at = self._log.state.place(source, lane)
-        return Place() if at is None else Place(at.segment or 0, at.row or 0, at.position, at.k)
 
     # ---- fitting ----
 
     def _lay_out_fits(self) -> None:
         settings = self._log.state.settings
+        taken = fitted_in(open_store(self._fitted_in), self._log.store) if self._fitted_in else {}
         for stream in self._streams.values():
             for output in stream.outputs.values():
                 group = output.fit_group
@@ -161,22 +141,27 @@ class Coordinator:
                     continue
                 made = self._groups.setdefault(group, _Group(group, []))
                 made.outputs.append(output.name)
-                if output.name in settings and settings[output.name].tokenizer:
-                    made.fingerprint, made.settled = settings[output.name].tokenizer, True
+                known = settings[output.name].tokenizer if output.name in settings else taken.get(output.name)
+                if known or self._fitted_in:
+                    made.fingerprint, made.settled = made.fingerprint or known, True
         for stream in self._streams.values():
             groups = {o.fit_group for o in stream.outputs.values() if o.fit_group} & {
                 g for g, v in self._groups.items() if not v.settled
             }
-            if not groups or self._all_done(stream.name):
+            if not groups or (not stream.live and self._ledger.all_done(stream.name)):
                 continue
             budget = max(budget_of(o).splits for o in stream.outputs.values() if o.fit_group in groups)
-            rows = [PlanRow(segment, 0, split) for segment, split, _ in self._plans[stream.name].rows]
+            splits, ends = self._frozen.get(stream.name, ([], {}))
+            if not stream.live:
+                splits = [split for _, split, _ in self._ledger.plans[stream.name].rows]
+            rows = [PlanRow(0, 0, split) for split in splits]
             rows.sort(key=lambda row: hashlib.sha256(row.split.id.encode()).digest())
             chosen = rows[:budget]
             for n, begin in enumerate(range(0, len(chosen), _COLLECT_SPLITS)):
                 part = [PlanRow(0, i, row.split) for i, row in enumerate(chosen[begin : begin + _COLLECT_SPLITS])]
                 key = f"{stream.name}/fit{n:03d}"
-                task = Task("collect", key, stream.name, 0, self._log.epoch or 0, part, end=Place(0, len(part)))
+                end = Place(0, len(part))
+                task = Task("collect", key, stream.name, 0, self._log.epoch or 0, part, end=end, ends=ends)
                 self._add(task)
                 for group in groups:
                     self._groups[str(group)].waiting.add(key)
@@ -200,59 +185,13 @@ class Coordinator:
             if stream.name in self._encoding or not all(g.settled for g in groups):
                 continue
             self._encoding.add(stream.name)
-            tokenizers = self._claim_settings(stream)
-            for lane in [] if self._fit_only else self._plans[stream.name].lanes():
-                task = self._lane_task(stream.name, lane, tokenizers)
+            tokenizers = self._ledger.claim_settings(stream, {g.name: g.fingerprint for g in self._groups.values()})
+            for lane in [] if self._fit_only else self._ledger.plans[stream.name].lanes():
+                if self._part is not None and not self._part.has(lane):
+                    continue
+                task = self._ledger.lane_task(stream.name, lane, tokenizers)
                 if task.place != task.end:
                     self._add(task)
-
-    def _claim_settings(self, stream: ResolvedStream) -> dict[str, str]:
-        """Put the settings of a stream's outputs into the log; gives back modality → fingerprint."""
-        tokenizers: dict[str, str] = {}
-        settings: dict[str, log.StreamSettings] = {}
-        for modality, output in stream.outputs.items():
-            group = self._groups[output.fit_group] if output.fit_group else None
-            if group is not None and group.fingerprint is None:
-                continue  # nothing to fit it on: its records would be quarantined as not_fitted
-            artefact = read_artefact(self._log.store, group.fingerprint) if group and group.fingerprint else None
-            tokenizer = output.make_tokenizer(artefact)
-            if tokenizer is not None:
-                tokenizers[modality] = tokenizer.fingerprint
-                if tokenizer.fingerprint not in self._log.state.tokenizers:
-                    self._log.append(
-                        log.Entry(kind="commit", tokenizers=[write_artefact(self._log.store, tokenizer.artefact)])
-                    )
-            settings[output.name] = output_settings(output, stream, tokenizers.get(modality), tokenizer)
-        new = {name: s for name, s in settings.items() if name not in self._log.state.settings}
-        if new:
-            self._log.append(log.Entry(kind="commit", settings=new))
-        return tokenizers
-
-    def _lane_task(self, source: str, lane: int, tokenizers: dict[str, str]) -> Task:
-        plan, place = self._plans[source], self._place(source, lane)
-        return Task(
-            "encode",
-            f"{source}/L{lane:04d}",
-            source,
-            lane,
-            self._log.epoch or 0,
-            plan.left(lane, place),
-            place=place,
-            end=plan.end(lane),
-            tokenizers=tokenizers,
-            convictions=self._convictions(source),
-        )
-
-    def _convictions(self, source: str) -> list[Conviction]:
-        return [
-            Conviction(c.split, position_key(c.after), c.k, c.stage, c.reason)
-            for c in self._log.state.convictions
-            if c.source == source
-        ]
-
-    def _all_done(self, source: str) -> bool:
-        plan = self._plans[source]
-        return all(self._place(source, lane) == plan.end(lane) for lane in plan.lanes())
 
     def _add(self, task: Task) -> None:
         self._work[task.key] = _Work(task)
@@ -268,7 +207,7 @@ class Coordinator:
             if self._ready:
                 work = self._work[self._ready.popleft()]
                 work.worker = worker
-                work.task.convictions = self._convictions(work.task.stream)
+                work.task.convictions = self._ledger.convictions(work.task.stream)
                 if work.task.kind == "encode" or self._phase == "planning":
                     self._phase = "encoding" if work.task.kind == "encode" else "fitting"
                 return work.task.to_json()
@@ -283,9 +222,9 @@ class Coordinator:
             if work is None or work.worker != worker or work.finished or self._stopped:
                 return None
             if work.task.kind == "encode":
-                work.task = self._lane_task(work.task.stream, work.task.lane, work.task.tokenizers)
+                work.task = self._ledger.lane_task(work.task.stream, work.task.lane, work.task.tokenizers)
             else:
-                work.task.convictions = self._convictions(work.task.stream)
+                work.task.convictions = self._ledger.convictions(work.task.stream)
             return work.task.to_json()
 
     def commit(self, worker: str, key: str, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -303,21 +242,24 @@ class Coordinator:
                 return {"stop": str(exc)}
             return {"ok": True, "v": self._log.state.v}
 
-    def convict(self, worker: str, key: str, conviction: dict[str, Any]) -> None:
+    def commit_lanes(self, worker: str, key: str, manifests: list[dict[str, Any]]) -> dict[str, Any]:
+        """A build has no live lanes."""
+        return {"stop": "a build has no live lanes"}
+
+    def poll(self, worker: str, key: str, snapshot: dict[str, Any]) -> dict[str, Any]:
+        """A build has no live lanes."""
+        return {"stop": "a build has no live lanes"}
+
+    def beat(self, worker: str) -> None:
+        """A build waits for its workers as long as they live."""
+
+    def convict(self, worker: str, key: str, conviction: dict[str, Any], stream: str) -> None:
         """Log a conviction, so that every replay obeys it."""
         with self._lock:
             found = Conviction.from_json(conviction)
-            source = self._work[key].task.stream
-            if any(c.key() == found.key() for c in self._convictions(source)):
+            if any(c.key() == found.key() for c in self._ledger.convictions(stream)):
                 return
-            self._log.append(
-                log.Entry(
-                    kind="commit",
-                    convictions=[
-                        log.Conviction(source, found.split, json.loads(found.after), found.k, found.reason, found.stage)
-                    ],
-                )
-            )
+            self._log.append(log.Entry(kind="commit", convictions=[found.entry(stream)]))
 
     def done(self, worker: str, key: str, result: dict[str, Any]) -> None:
         """A task is finished; its result may make others possible."""
@@ -386,7 +328,7 @@ class Coordinator:
                 if work.worker == worker and not work.finished:
                     work.worker = None
                     if work.task.kind == "encode":
-                        work.task = self._lane_task(work.task.stream, work.task.lane, work.task.tokenizers)
+                        work.task = self._ledger.lane_task(work.task.stream, work.task.lane, work.task.tokenizers)
                     self._ready.append(key)
 
     def stop(self) -> None:
@@ -419,7 +361,8 @@ class Coordinator:
                     row["fit_tasks"] += 1
                     row["fit_done"] += work.finished
             for name, row in sources.items():
-                row["all_splits"] = len(self._plans[name].rows)
+                plan = self._ledger.plans.get(name)
+                row["all_splits"] = len(plan.rows) if plan else len(self._frozen[name][0])
             return {
                 "phase": self._phase,
                 "sources": sources,

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from headrace.ingest.artefacts import write_artefact
 from headrace.ingest.complete import Completer
+from headrace.ingest.frozen import Frozen
 from headrace.ingest.lane import CommitChannel
 from headrace.ingest.resolve import Output, ResolvedStream, Runtime, resolve
 from headrace.ingest.task import Task
@@ -85,14 +86,16 @@ def collect(
     connector = stream.make_connector()
     completer = Completer(stream, runtime.pipeline.folds, connector.describe(), runtime.pipeline.grid)
     sets = {m: FitSet(m, budget_of(o)) for m, o in stream.outputs.items() if o.fit_group}
-    walk = Walk(connector, stream.make_normalizer(), task.rows, task.place, task.convictions, slot)
+    source = Frozen(connector, task.ends) if stream.live else connector
+    walk = Walk(source, stream.make_normalizer(), task.rows, task.place, task.convictions, slot)
     records = refused = 0
     for event in walk:
         if isinstance(event, Batch):
             records += event.draft.num_rows
             if event.modality in sets:
                 row = event.origin.row
-                sets[event.modality].add(completer.complete(event.draft, event.modality, event.origin.item, row.split))
+                record = completer.complete([(event.draft, event.origin.item, row.split)], event.modality)
+                sets[event.modality].add(record)
         elif isinstance(event, Refused):
             refused += 1
     connector.close()

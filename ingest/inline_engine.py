@@ -10,19 +10,29 @@ from collections.abc import Callable
 from typing import Any
 
 from headrace.ingest.coordinator import Coordinator
+from headrace.ingest.parts import Part
 from headrace.ingest.supervisor import Supervisor
 
 Watch = Callable[[dict[str, Any]], None]
 
 
 def run_inline(
-    runtime: dict[str, Any], *, workers: int, watch: Watch, fit_only: bool = False, sample_bytes: int | None = None
+    runtime: dict[str, Any],
+    *,
+    workers: int,
+    watch: Watch,
+    fit_only: bool = False,
+    sample_bytes: int | None = None,
+    part: Part | None = None,
+    fitted_in: str | None = None,
 ) -> dict[str, Any]:
     """Run to the end and give back `Coordinator.finish`. `watch` gets the progress a few times a second.
 
     Raises: what the coordinator raises at its start; KeyboardInterrupt after the children were ended.
     """
-    coordinator = Coordinator(runtime, fit_only=fit_only, sample_bytes=sample_bytes)
+    coordinator = Coordinator(
+        runtime, fit_only=fit_only, sample_bytes=sample_bytes, part=part, fitted_in=fitted_in
+    )
     coordinator.start()
     failures: list[BaseException] = []
     supervisors = [Supervisor(f"w{i}", coordinator, runtime) for i in range(workers)]

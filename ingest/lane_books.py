@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.ingest.place import Place, PlanRow
+from headrace.ingest.place import Place
 from headrace.shards.books import SplitCounts
 from headrace.shards.entry import split_digest
 
@@ -28,26 +28,21 @@ class SplitLine:
 class SplitBooks:
     """The lines of all splits touched since the last cut, in the order they were touched."""
 
-    def __init__(self, source: str, rows: list[PlanRow], committed: Place) -> None:
+    def __init__(self, source: str, begin: Callable[[str], tuple[Any, int]]) -> None:
         self._source = source
-        self._rows = rows
+        self._begin = begin  #: split id → the place (position, k) at which it was cut last
         self.lines: dict[str, SplitLine] = {}
-        self.restart(committed)
 
-    def restart(self, committed: Place) -> None:
-        """Begin anew after a cut at `committed`."""
+    def restart(self) -> None:
+        """Begin anew after a cut."""
         self.lines = {}
-        self._committed = committed
-        here = (committed.segment, committed.row)
-        self._cut_split = next((row.split.id for row in self._rows if (row.segment, row.row) == here), None)
 
     def line(self, split_id: str) -> SplitLine:
-        """The split's line; a new one begins at the split's start, or where the last cut fell into it."""
+        """The split's line; a new one begins where the last cut left the split."""
         digest = split_digest(split_id)
         found = self.lines.get(digest)
         if found is None:
-            begun = not self.lines and split_id == self._cut_split
-            position, k = (self._committed.position, self._committed.k) if begun else (None, 0)
+            position, k = self._begin(split_id)
             found = self.lines[digest] = SplitLine(position, k, was_open=k > 0, upto=position, upto_k=k)
         return found
 
@@ -55,6 +50,10 @@ class SplitBooks:
         """The walk has come to `place` in this split."""
         line = self.line(split_id)
         line.upto, line.upto_k = place.position, place.k
+
+    def close_later(self, digest: str, count: int) -> None:
+        """Items of a split that had ended before, with something of them waiting, have now left."""
+        self.lines[digest].closed += count
 
     def counts(self) -> Iterator[SplitCounts]:
         """The lines as the log keeps them.

@@ -11,8 +11,9 @@ import io
 import itertools
 import json
 import secrets
+from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -90,6 +91,16 @@ class SourcePlan:
 
     rows: list[tuple[int, Split, int]]  #: (segment, split, lane) in order
     segments: int = 0
+    _by_lane: dict[int, list[PlanRow]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._index(self.rows)
+
+    def extend(self, later: SourcePlan) -> None:
+        """Add segments that follow."""
+        self.rows += later.rows
+        self.segments += later.segments
+        self._index(later.rows)
 
     def repin(self, digest: str, pin: str | None) -> None:
         """A split changed before anything of it was read: it is planned with its new pin."""
@@ -97,25 +108,27 @@ class SourcePlan:
             (segment, Split(split.id, pin, split.weight) if split_digest(split.id) == digest else split, lane)
             for segment, split, lane in self.rows
         ]
+        self._by_lane = {}
+        self._index(self.rows)
+
+    def _index(self, rows: list[tuple[int, Split, int]]) -> None:
+        for segment, split, lane in rows:
+            known = self._by_lane.setdefault(lane, [])
+            number = known[-1].row + 1 if known and known[-1].segment == segment else 0
+            known.append(PlanRow(segment, number, split))
 
     def lanes(self) -> list[int]:
         """The lanes that hold anything."""
-        return sorted({lane for _, _, lane in self.rows})
+        return sorted(self._by_lane)
 
     def of_lane(self, lane: int) -> list[PlanRow]:
         """The lane's rows in order, numbered within each segment."""
-        out: list[PlanRow] = []
-        numbers: dict[int, int] = {}
-        for segment, split, of in self.rows:
-            if of == lane:
-                number = numbers.get(segment, 0)
-                numbers[segment] = number + 1
-                out.append(PlanRow(segment, number, split))
-        return out
+        return self._by_lane.get(lane, [])
 
     def left(self, lane: int, place: Place) -> list[PlanRow]:
         """What the lane has not finished yet."""
-        return [row for row in self.of_lane(lane) if (row.segment, row.row) >= (place.segment, place.row)]
+        rows = self.of_lane(lane)
+        return rows[bisect_left(rows, (place.segment, place.row), key=lambda row: (row.segment, row.row)) :]
 
     def end(self, lane: int) -> Place:
         """The place of the lane when everything is done."""

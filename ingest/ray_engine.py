@@ -23,7 +23,8 @@ _POLL_S = 0.2
 _logger = logging.getLogger(__name__)
 
 
-def _ray() -> Any:
+def ray_library() -> Any:
+    """The module `ray`. Raises: MissingExtra."""
     try:
         import ray
     except ImportError as exc:
@@ -39,7 +40,7 @@ class _CoordinatorProxy:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._actor, name)
-        return lambda *args: _ray().get(method.remote(*args))
+        return lambda *args: ray_library().get(method.remote(*args))
 
     def report(self, *args: Any) -> None:
         """Fire and forget: progress may be lost."""
@@ -62,7 +63,7 @@ def run_ray(
     Raises: what the coordinator raises at its start.
     """
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints of deaths on stdout, which belongs to the summary
-        return _run(_ray(), runtime, workers, watch, address, fit_only)
+        return _run(ray_library(), runtime, workers, watch, address, fit_only)
 
 
 def _run(
@@ -70,7 +71,7 @@ def _run(
 ) -> dict[str, Any]:
     mine = not ray.is_initialized()
     if mine:
-        _start(ray, address, workers)
+        start_ray(ray, address, workers)
     try:
         # max_concurrency: `report` and `progress` must not wait for a commit; the coordinator has its own lock.
         coordinator = ray.remote(num_cpus=0, max_concurrency=8)(Coordinator).remote(runtime, fit_only=fit_only)
@@ -86,8 +87,10 @@ def _run(
             ray.shutdown()
 
 
-def _start(ray: Any, address: str | None, workers: int) -> None:
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+def start_ray(ray: Any, address: str | None, workers: int, **more: Any) -> None:
+    """Start a Ray of this machine, or join the one at `address`. Raises: HeadraceError."""
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    common: dict[str, Any] = {**quiet, **more}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     own: dict[str, Any] = {
         "address": "local",
@@ -104,6 +107,17 @@ def _start(ray: Any, address: str | None, workers: int) -> None:
                 what = f"the Ray cluster at {address} cannot be joined" if address else "Ray did not start here"
                 raise HeadraceError(f"{what}: {exc}; `--engine inline` needs no Ray") from exc
             _logger.warning("Ray did not start in time (%s); trying again", type(exc).__name__)
+            ray.shutdown()
+
+
+def nodes_of(address: str | None) -> tuple[int, int]:
+    """Nodes and cores of a Ray that is started for the question, or of the one at `address`. Raises: HeadraceError."""
+    ray = ray_library()
+    with contextlib.redirect_stdout(sys.stderr):
+        start_ray(ray, address, 1)
+        try:
+            return len(ray.nodes()), int(ray.cluster_resources().get("CPU", 0))
+        finally:
             ray.shutdown()
 
 

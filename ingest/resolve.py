@@ -20,7 +20,7 @@ from headrace.ingest.normalizers.registry import normalizer_class
 from headrace.ingest.pipeline_file import config_error
 from headrace.schemas.canonical import digest_of, sha256_hex
 from headrace.schemas.errors import ConfigError, HeadraceError
-from headrace.schemas.pipeline import Fit, Pipeline, Section, Stream, digest_of_field
+from headrace.schemas.pipeline import Dedup, Fit, Pipeline, Section, Stream, digest_of_field
 from headrace.schemas.plugins import file_of, is_file_type
 from headrace.schemas.record import Modality
 from headrace.schemas.sample import SCHEMA_VERSION
@@ -72,9 +72,43 @@ class ResolvedStream:
     normalizer_config: Any
     outputs: dict[Modality, Output]
     license: str
+    spool_folder: Path | None = None  #: None: not spooled
+
+    @property
+    def live(self) -> bool:
+        """Whether its splits have no end."""
+        return not self.connector.bounded
+
+    @property
+    def spooled(self) -> bool:
+        """Whether it is read by a receiver into a spool, because it cannot be read again."""
+        return self.live and self.connector.replay == "none"
+
+    @property
+    def dedup(self) -> Dedup | None:
+        """The pipeline's word, or by key over the whole stream where a sender may send an item again."""
+        if self.spec.dedup is None and self.spooled and self.connector.acknowledges:
+            return Dedup(scope="stream")
+        return self.spec.dedup
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes its unbounded splits are spread over; what the log has goes before."""
+        dedup = self.dedup
+        return 1 if dedup is not None and dedup.scope == "stream" else self.spec.live.lanes
 
     def make_connector(self) -> Connector:
-        """A connector for this process."""
+        """A connector for this process; of a spooled stream the one that reads its spool."""
+        if self.spooled:
+            if self.spool_folder is None:
+                raise ConfigError("its spool has no folder", field=f"streams.{self.name}.spool.folder")
+            from headrace.ingest.spool_connector import SpooledConnector
+
+            return SpooledConnector(self.connector, self.connector_config, self.spec.spool, self.spool_folder)
+        return self.connector(self.connector_config)
+
+    def make_receiver(self) -> Connector:
+        """The connector that fills the spool."""
         return self.connector(self.connector_config)
 
     def make_normalizer(self) -> Normalizer:
@@ -134,9 +168,20 @@ class Runtime:
                 break
         return cls(Pipeline.model_validate(value["pipeline"]), value["dataset"], base, value["files"])
 
+    def with_stream(self, name: str, spec: dict[str, Any]) -> Runtime:
+        """The same with one stream more, or another. Raises: ConfigError."""
+        try:
+            streams = {**self.pipeline.streams, name: Stream.model_validate(spec)}
+            pipeline = Pipeline.model_validate({**self.pipeline.model_dump(mode="json"), "streams": {
+                key: value.model_dump(mode="json") for key, value in streams.items()
+            }})
+        except ValidationError as exc:
+            raise config_error(exc, prefix=f"streams.{name}") from exc
+        return Runtime(pipeline, self.dataset, self.base, self.files)
+
     def resolve(self, name: str) -> ResolvedStream:
         """One stream's classes and settings. Raises: ConfigError with the field's path."""
-        return resolve_stream(name, self.pipeline, self.base)
+        return resolve_stream(name, self.pipeline, self.base, self.dataset)
 
 
 def _sections(stream: Stream) -> list[Section]:
@@ -145,13 +190,16 @@ def _sections(stream: Stream) -> list[Section]:
     return [stream.source, stream.record, *several]
 
 
-def resolve(pipeline: Pipeline, base: Path) -> dict[str, ResolvedStream]:
+def resolve(pipeline: Pipeline, base: Path, dataset: str | None = None) -> dict[str, ResolvedStream]:
     """Every stream, checked before the first byte is read. Raises: ConfigError with the field's path."""
-    return {name: resolve_stream(name, pipeline, base) for name in pipeline.streams}
+    return {name: resolve_stream(name, pipeline, base, dataset) for name in pipeline.streams}
 
 
-def resolve_stream(name: str, pipeline: Pipeline, base: Path) -> ResolvedStream:
-    """One stream's classes and settings. Raises: ConfigError with the field's path."""
+def resolve_stream(name: str, pipeline: Pipeline, base: Path, dataset: str | None = None) -> ResolvedStream:
+    """One stream's classes and settings; `dataset` is where spools lie that the pipeline does not place.
+
+    Raises: ConfigError with the field's path.
+    """
     spec = pipeline.streams[name]
     field_path = f"streams.{name}"
     connector = _class(connector_class, spec.source.type, base, f"{field_path}.source.type")
@@ -172,13 +220,39 @@ def resolve_stream(name: str, pipeline: Pipeline, base: Path) -> ResolvedStream:
         "seed": pipeline.seed,
         "grid": pipeline.grid.model_dump(mode="json") if pipeline.grid else None,
     }
+    for part in ("dedup", "windows"):  # only where they are used, so that other streams keep their digest
+        settings = getattr(spec, part)
+        if settings is not None:
+            shape[part] = settings.model_dump(mode="json")
     outputs: dict[Modality, Output] = {}
     for modality in (normalizer.modality, *normalizer.derived):
         primary = modality == normalizer.modality
         outputs[modality] = _output(
             name if primary else f"{name}.{modality}", modality, spec, primary, shape, base, field_path
         )
-    return ResolvedStream(name, spec, connector, connector_config, normalizer, normalizer_config, outputs, license_)
+    if spec.windows is not None and normalizer.modality != "sensor":
+        raise ConfigError("only sensor readings are joined into windows", field=f"{field_path}.windows")
+    folder = None
+    if not connector.bounded and connector.replay == "none":
+        folder = _spool_folder(name, spec, base, dataset)
+    return ResolvedStream(
+        name, spec, connector, connector_config, normalizer, normalizer_config, outputs, license_, folder
+    )
+
+
+def _spool_folder(name: str, spec: Stream, base: Path, dataset: str | None) -> Path | None:
+    """Where a stream's spool lies: what the pipeline says, else in the dataset's folder."""
+    if spec.spool.folder is not None:
+        return (base / spec.spool.folder).resolve() / name
+    if dataset is None:
+        return None  # only looked at, not run
+    if "://" in dataset:
+        raise ConfigError(
+            "its source cannot be read again, so what comes is kept in a spool until it is committed; this dataset is"
+            " no folder: say where the spool lies, on a disk that outlives the process",
+            field=f"streams.{name}.spool.folder",
+        )
+    return Path(dataset) / "spool" / name
 
 
 def _with_privacy(normalizer: type[Normalizer], spec: Stream, pipeline: Pipeline) -> dict[str, Any]:

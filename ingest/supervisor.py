@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +42,7 @@ FAULTS = {
 
 _OUTSIDE_KILLS = 20  # a task whose child is killed from outside more often than this, without progress, is given up
 _PROBES = 5  # tries of a probe that something outside keeps killing
+_BEAT_S = 3.0
 _WALL_FACTOR = 4  # a record may wait (for a disk, a core) this many times its CPU limit
 
 
@@ -56,8 +58,17 @@ class Coordinator(Protocol):
     def commit(self, worker: str, key: str, manifest: dict[str, Any]) -> dict[str, Any]:
         """{"ok": true}, or {"stop": why}."""
 
-    def convict(self, worker: str, key: str, conviction: dict[str, Any]) -> None:
-        """Log a conviction."""
+    def commit_lanes(self, worker: str, key: str, manifests: list[dict[str, Any]]) -> dict[str, Any]:
+        """As `commit`, for live lanes."""
+
+    def poll(self, worker: str, key: str, snapshot: dict[str, Any]) -> dict[str, Any]:
+        """What should change for live lanes, or {"stop": why}."""
+
+    def beat(self, worker: str) -> None:
+        """The worker is alive, though it says nothing: it works on a long record."""
+
+    def convict(self, worker: str, key: str, conviction: dict[str, Any], stream: str) -> None:
+        """Log a conviction of a record of `stream`."""
 
     def done(self, worker: str, key: str, result: dict[str, Any]) -> None:
         """The task is finished."""
@@ -146,13 +157,21 @@ class Supervisor:
         key = task["key"]
         child.send({"task": task})
         while True:
-            message = child.receive(self._limit(task))
+            message = child.receive(self._limit(task), self._beat)
             if isinstance(message, Death):
                 self._child = None
                 return message
             kind = message["type"]
             if kind == "cut":
                 reply = self._coordinator.commit(self.worker, key, message["manifest"])
+                child.send(reply)
+                if "stop" in reply:
+                    child.kill()
+                    self._child = None
+                    return None
+            elif kind in ("cuts", "poll"):
+                ask = self._coordinator.commit_lanes if kind == "cuts" else self._coordinator.poll
+                reply = ask(self.worker, key, message["manifests" if kind == "cuts" else "snapshot"])
                 child.send(reply)
                 if "stop" in reply:
                     child.kill()
@@ -184,7 +203,8 @@ class Supervisor:
                 verdict = Conviction(digest, first["after"], first["k"], death.in_flight["stage"], _reason(death.cause))
         if verdict is None:
             return False
-        self._coordinator.convict(self.worker, task["key"], verdict.to_json())
+        stream = suspects[0].get("stream") or task["stream"]
+        self._coordinator.convict(self.worker, task["key"], verdict.to_json(), stream)
         return True
 
     def _probe(self, task: dict[str, Any], suspects: list[dict[str, Any]]) -> Conviction | None:
@@ -192,7 +212,7 @@ class Supervisor:
         for _ in range(_PROBES):
             child = _Child(self._runtime, self._scratch, f"{self.worker}-probe")
             try:
-                child.send({"task": {**task, "kind": "probe", "suspects": suspects}})
+                child.send({"task": _probe_task(task, suspects)})
                 end = child.receive(self._limit(task))
             finally:
                 child.kill()
@@ -208,13 +228,36 @@ class Supervisor:
             )
         return None
 
+    def _beat(self) -> None:
+        self._coordinator.beat(self.worker)
+
     def _limit(self, task: dict[str, Any]) -> float:
+        if task["kind"] == "live":
+            return max((float(lane["spec"]["limits"]["time_s"]) for lane in task["lanes"]), default=float("inf"))
         return self._time_s.get(task["stream"], float("inf"))
 
     def _ready_child(self) -> _Child:
         if self._child is None:
             self._child = _Child(self._runtime, self._scratch, self.worker)
         return self._child
+
+
+def _probe_task(task: dict[str, Any], suspects: list[dict[str, Any]]) -> dict[str, Any]:
+    """A probe of suspects, which all belong to one stream; a live task serves several."""
+    stream = suspects[0].get("stream") or task["stream"]
+    lane: dict[str, Any] = next((lane for lane in task["lanes"] if lane["stream"] == stream), {})
+    tokenizers = lane.get("tokenizers", task["tokenizers"])
+    convictions = lane.get("convictions", task["convictions"])
+    return {
+        **task,
+        "kind": "probe",
+        "stream": stream,
+        "tokenizers": tokenizers,
+        "convictions": convictions,
+        "suspects": suspects,
+        "spec": lane.get("spec", task["spec"]),
+        "lanes": [],
+    }
 
 
 def _reason(cause: str) -> str:
@@ -267,9 +310,16 @@ class _Child:
         except BrokenPipeError:
             return
 
-    def receive(self, time_s: float) -> dict[str, Any] | Death:
-        """The next message, or how the child ended. It is ended when its record takes over `time_s` CPU seconds."""
+    def receive(self, time_s: float, beat: Callable[[], None] | None = None) -> dict[str, Any] | Death:
+        """The next message, or how the child ended. It is ended when its record takes over `time_s` CPU seconds.
+
+        `beat` is called now and then while the child is busy and alive.
+        """
+        beaten = time.monotonic()
         while True:
+            if beat is not None and time.monotonic() - beaten > _BEAT_S:
+                beaten = time.monotonic()
+                beat()
             line, newline, rest = self._buffer.partition(b"\n")
             if newline:
                 self._buffer = rest

@@ -1,13 +1,16 @@
-"""What a worker is told to do, as JSON: encode a lane, collect a fit set, fit a tokenizer, or probe suspects."""
+"""What a worker is told to do, as JSON: encode a lane, collect a fit set, fit a tokenizer,
+probe suspects, serve live lanes, receive into spools, or replay quarantined rows."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from headrace.ingest.place import Place, PlanRow
+from headrace.shards import entry as log
 
-Kind = Literal["encode", "collect", "fit", "probe"]
+Kind = Literal["encode", "collect", "fit", "probe", "live", "receive", "replay"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,12 @@ class Conviction:
         """What a lane looks up."""
         return (self.split, self.after, self.k, self.stage)
 
+    def entry(self, source: str) -> log.Conviction:
+        """As a log entry holds it."""
+        return log.Conviction(source, self.split, json.loads(self.after), self.k, self.reason, self.stage)
+
     def to_json(self) -> dict[str, Any]:
-        """As kept in the log."""
+        """For tasks."""
         return {"split": self.split, "after": self.after, "k": self.k, "stage": self.stage, "reason": self.reason}
 
     @classmethod
@@ -56,6 +63,11 @@ class Task:
     suspects: list[dict[str, Any]] = field(default_factory=list)
     fit_group: str = ""
     fit_sets: list[str] = field(default_factory=list)  #: names in the store of collected records
+    lanes: list[dict[str, Any]] = field(default_factory=list)  #: `LiveLaneTask`s; of a receive task, its streams
+    ends: dict[str, Any] = field(default_factory=dict)  #: split id → where a collect task stops in an unbounded one
+    spec: dict[str, Any] | None = None  #: the stream's section, where it may differ from the pipeline that began
+    max_commit_delay_s: float | None = None  #: in a service: commit at least this often
+    replay: dict[str, Any] = field(default_factory=dict)  #: of a replay task: see `replay_run.Replay.tasks`
 
     def to_json(self) -> dict[str, Any]:
         """For the pipe to a child, or a Ray call."""
@@ -73,6 +85,11 @@ class Task:
             "suspects": self.suspects,
             "fit_group": self.fit_group,
             "fit_sets": self.fit_sets,
+            "lanes": self.lanes,
+            "ends": self.ends,
+            "spec": self.spec,
+            "max_commit_delay_s": self.max_commit_delay_s,
+            "replay": self.replay,
         }
 
     @classmethod
@@ -92,4 +109,9 @@ class Task:
             suspects=value["suspects"],
             fit_group=value["fit_group"],
             fit_sets=value["fit_sets"],
+            lanes=value["lanes"],
+            ends=value["ends"],
+            spec=value["spec"],
+            max_commit_delay_s=value["max_commit_delay_s"],
+            replay=value["replay"],
         )

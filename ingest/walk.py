@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from headrace.connectors.contract import Blob, Broken, Connector, Gap, Idle, Item
+from headrace.connectors.contract import Blob, Broken, Gap, Idle, Item, Read, Split
 from headrace.ingest.complete import object_id
 from headrace.ingest.normalizers.contract import Bad, Normalizer
 from headrace.ingest.place import Place, PlanRow, position_key
@@ -39,6 +39,13 @@ class InFlight(Protocol):
 
     def out_of_memory(self) -> None:
         """The step took more memory than allowed: the process ends here, with the step still in flight."""
+
+
+class Reads(Protocol):
+    """What a walk reads from: a connector, or a queue that a reader fills."""
+
+    def read(self, split: Split, after: Any) -> Iterator[Read]:
+        """As `Connector.read`."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,21 @@ class GapSeen:
     gap: Gap
 
 
-Event = Batch | Refused | ItemDone | SplitDone | GapSeen
+@dataclass(frozen=True)
+class Nothing:
+    """The source has nothing now."""
+
+    row: PlanRow
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """An item that came before; nothing is made of it."""
+
+    row: PlanRow
+
+
+Event = Batch | Refused | ItemDone | SplitDone | GapSeen | Nothing | Duplicate
 
 
 class Walk:
@@ -111,7 +132,7 @@ class Walk:
 
     def __init__(
         self,
-        connector: Connector,
+        source: Reads,
         normalizer: Normalizer,
         rows: list[PlanRow],
         place: Place,
@@ -119,15 +140,17 @@ class Walk:
         slot: InFlight,
         *,
         first_item_only: bool = False,
+        seen: Callable[[str, Item], bool] | None = None,
     ) -> None:
         self.place = place
         self.seconds = {"read": 0.0, "normalize": 0.0}
-        self._connector = connector
+        self._source = source
         self._normalizer = normalizer
         self._rows = rows
         self._convicted = {c.key(): c.reason for c in convictions}
         self._slot = slot
         self._first_item_only = first_item_only
+        self._seen = seen  #: (split id, item) → whether it is a duplicate
 
     def __iter__(self) -> Iterator[Event]:
         for row in self._rows:
@@ -143,7 +166,7 @@ class Walk:
     def _split(self, row: PlanRow, position: Any, skip: int) -> Iterator[Event]:
         split = row.split
         digest = split_digest(split.id)
-        reads = iter(self._connector.read(split, position))
+        reads = iter(self._source.read(split, position))
         while True:
             after = position_key(position)
             suspect = {"split": split.id, "pin": split.pin, "after": after, "k": 0}
@@ -170,6 +193,7 @@ class Walk:
             if got is None:
                 return
             if isinstance(got, Idle):
+                yield Nothing(row)
                 continue
             if isinstance(got, Gap):
                 position = got.position
@@ -182,6 +206,11 @@ class Walk:
                 yield Refused(
                     row, position, got.locator, "read", got.reason, got.message, split.id, got.data, whole_item=True
                 )
+                continue
+            if self._seen is not None and not skip and self._seen(split.id, got):
+                position = got.position
+                self.place = Place(row.segment, row.row, position, 0)
+                yield Duplicate(row)
                 continue
             yield from self._item(Origin(row, got, after, 0), skip)
             skip = 0

@@ -14,6 +14,7 @@ import typer
 
 from headrace.commands import (
     build,
+    compact,
     connectors,
     decode,
     doctor,
@@ -22,6 +23,8 @@ from headrace.commands import (
     quarantine,
     scaffold,
     schema,
+    serve,
+    streams,
     verify,
     why,
 )
@@ -38,7 +41,10 @@ app = typer.Typer(
 
 EXIT_DATA, EXIT_CONFIG, EXIT_STORAGE, EXIT_FENCED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
-for module in (build, inspect, decode, verify, why, quarantine, keep, scaffold, schema, connectors, doctor):
+for module in (
+    build, serve, streams, inspect, decode, verify, why, quarantine, keep, compact,
+    scaffold, schema, connectors, doctor,
+):  # fmt: skip
     module.register(app)
 
 

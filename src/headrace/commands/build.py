@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("build")(build)
     app.command("fit")(fit)
+    app.command("join")(join)
 
 
 def build(
@@ -41,6 +42,9 @@ def build(
     print_pipeline: Annotated[
         bool, typer.Option("--print-pipeline", help="Print the pipeline file of a folder and stop.")
     ] = False,
+    part: Annotated[
+        str | None, typer.Option("--part", help="Build part i of N (0/8 … 7/8), as one job of an array; then `join`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Build training shards. A rerun goes on from the last commit; nothing is done twice."""
@@ -57,6 +61,7 @@ def build(
     from headrace.commands.progress import BuildDisplay
     from headrace.commands.summary import print_summary
     from headrace.ingest.build import build as run
+    from headrace.ingest.parts import Part
 
     with BuildDisplay(quiet=as_json) as display:
         result = run(
@@ -67,6 +72,7 @@ def build(
             engine=check_engine(engine),
             address=address,
             watch=display.update,
+            part=Part.parse(part) if part else None,
         )
     print_summary(result, as_json=as_json)
 
@@ -93,6 +99,24 @@ def fit(
         return
     for name, fingerprint in sorted(result.fitted.items()):
         typer.echo(f"{name}: {fingerprint[:16] + '…' if fingerprint else 'no record to fit it on'}")
+
+
+def join(
+    dataset: Annotated[str, typer.Argument(help="The dataset whose parts were built with `build --part`.")],
+    as_json: Json = False,
+) -> None:
+    """Join the parts of a job array into one dataset; cut off, it may be run again."""
+    from headrace.ingest.parts import join as run
+    from headrace.shards.catalogue import update_catalogue
+    from headrace.shards.dataset import Dataset
+
+    state = run(dataset)
+    update_catalogue(Dataset.open(dataset))
+    samples = sum(counts.samples for counts in state.streams.values())
+    if as_json:
+        typer.echo(json.dumps({"dataset": dataset, "version": state.v, "samples": samples}))
+        return
+    typer.echo(f"{dataset}: version {state.v}, {samples:,} samples; its folder `parts` is needed no more")
 
 
 def read_source(source: Path, license: str) -> tuple[Pipeline, Path]:

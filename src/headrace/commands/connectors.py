@@ -35,11 +35,8 @@ def connectors(
 
 def describe(name: str, connector: Any) -> dict[str, Any]:
     """A connector in plain values."""
-    replay = {
-        "exact": "exactly once: everything can be read again",
-        "window": "exactly once within the source's retention",
-        "none": "at most once, through a spool",
-    }
+    from headrace.connectors.registry import guarantee_of
+
     schema = connector.Config.model_json_schema()
     required = set(schema.get("required", []))
     settings = [
@@ -53,7 +50,7 @@ def describe(name: str, connector: Any) -> dict[str, Any]:
     about = next(iter((connector.__doc__ or "").strip().splitlines()), "")
     return {
         "name": name,
-        "guarantee": replay[connector.replay],
+        "guarantee": guarantee_of(connector),
         "bounded": connector.bounded,
         "about": about,
         "settings": settings,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
-from typing import Annotated
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -17,70 +16,58 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
+    pipeline: Annotated[
+        Path | None, typer.Argument(help="A pipeline file: every source is asked, every tokenizer looked for.")
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="The dataset that the pipeline would write.")] = None,
     storage: Annotated[
         str | None,
         typer.Option("--storage", help="Race processes on this dataset location: a folder or s3://bucket/prefix."),
     ] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Start Ray, and stop it again.")] = False,
+    address: Annotated[str | None, typer.Option("--address", help="Join the Ray cluster at this address.")] = None,
+    listen: Annotated[str | None, typer.Option("--listen", help="Whether this address is free for the page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document for scripts.")] = False,
 ) -> None:
-    """Check this machine, the optional libraries, and with --storage whether a store can hold a commit log."""
-    checks = [*machine_checks(), *library_checks()]
+    """Check this machine, its libraries, and what a run would need: storage, Ray, ports, sources, tokenizers."""
+    from headrace.ingest import checkup
+
+    checks = [*checkup.machine(), *checkup.libraries(), *checkup.codecs()]
+    if ray or address:
+        checks.append(checkup.ray_start(address))
+    if listen:
+        checks.append(checkup.port(listen))
     if storage:
-        checks.append(storage_check(storage))
+        checks.append(checkup.storage(storage))
+    if pipeline is not None:
+        from headrace.commands.build import read_source
+        from headrace.ingest.resolve import Runtime
+
+        spec, base = read_source(pipeline, "NOASSERTION")
+        dataset = out or spec.dataset or str(Path.cwd() / "dataset")
+        checks += checkup.sources(Runtime.of(spec, dataset, base))
     if as_json:
-        typer.echo(json.dumps([{"check": name, "ok": ok, "detail": detail} for name, ok, detail in checks]))
+        typer.echo(json.dumps([{**asdict(c), "check": c.name, "ok": _ok(c.verdict)} for c in checks]))
     else:
-        for name, ok, detail in checks:
-            typer.echo(f"{'ok ' if ok else 'BAD' if ok is False else '-  '} {name:<22} {detail}")
-    if any(ok is False for _, ok, _ in checks):
+        _print(checks)
+    if any(c.verdict == "bad" for c in checks):
         raise typer.Exit(1)
 
 
-def machine_checks() -> list[tuple[str, bool | None, str]]:
-    """Python, cores, temporary space, and variables that are known to break Ray."""
-    free = shutil.disk_usage(os.environ.get("TMPDIR", "/tmp")).free >> 30
-    out: list[tuple[str, bool | None, str]] = [
-        ("python", sys.version_info >= (3, 11), sys.version.split()[0]),
-        ("cores", True, str(len(os.sched_getaffinity(0)))),
-        ("temporary space", free >= 1, f"{free} GiB free in {os.environ.get('TMPDIR', '/tmp')}"),
-    ]
-    if "ROCR_VISIBLE_DEVICES" in os.environ and "HIP_VISIBLE_DEVICES" not in os.environ:
-        out.append(("ROCR_VISIBLE_DEVICES", False, "Ray refuses to start unless HIP_VISIBLE_DEVICES is set too"))
-    return out
+def _ok(verdict: str) -> bool | None:
+    return {"ok": True, "warn": True, "bad": False}.get(verdict)
 
 
-def library_checks() -> list[tuple[str, bool | None, str]]:
-    """Which optional libraries are here; None marks one that is missing, which is no fault by itself."""
-    from importlib.metadata import PackageNotFoundError, version
+def _print(checks: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
 
-    out: list[tuple[str, bool | None, str]] = []
-    extras = {
-        "pillow": "image",
-        "av": "media",
-        "rasterio": "raster",
-        "sentencepiece": "text",
-        "ray": "ray",
-        "s3fs": "s3",
-        "mcap": "sensor",
-        "tokenizers": "hf",
-        "tiktoken": "tiktoken",
-    }
-    for library, extra in extras.items():
-        try:
-            out.append((library, True, version(library)))
-        except PackageNotFoundError:
-            out.append((library, None, f"not installed; pip install 'headrace[{extra}]' brings it"))
-    return out
-
-
-def storage_check(url: str) -> tuple[str, bool | None, str]:
-    """Whether the store creates a name exactly once under a race of processes."""
-    from headrace.schemas.errors import HeadraceError
-    from headrace.shards.race import exclusive_race
-    from headrace.shards.store import open_store
-
-    try:
-        result = exclusive_race(open_store(url, create=True))
-    except HeadraceError as exc:
-        return (f"storage {url}", False, str(exc))
-    return (f"storage {url}", True, f"exclusive: {result}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "check", "found", "remedy"):
+        table.add_column(column, overflow="fold")
+    marks = {"ok": "[green]ok[/]", "warn": "[yellow]hm[/]", "bad": "[red]BAD[/]", "absent": "[dim]-[/]"}
+    for check in checks:
+        table.add_row(marks[check.verdict], check.name, check.found, check.remedy)
+    Console().print(table)
+    bad = sum(check.verdict == "bad" for check in checks)
+    typer.echo(f"{bad} would fail" if bad else "nothing here would fail")

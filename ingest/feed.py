@@ -1,0 +1,189 @@
+"""Reads one split in a thread of its own, ahead of the decoder by a bounded number of bytes.
+
+An error of the source is met here: it is tried again after a pause, from the last position that was read, until it
+yields. Whatever was read stays in order, and a consumer that does not take makes the reader wait.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from headrace.connectors.contract import Blob, Broken, Connector, Gap, Idle, Item, Position, Split
+from headrace.schemas.errors import ConfigError, HeadraceError, RateLimited, SourceChanged
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 60.0
+BUDGET_S = 15 * 60.0  #: of trying in vain; beyond it the split counts as parked, and is tried once a minute
+UNKNOWN_TRIES = 3  #: of an error that no connector should raise, at one position
+_ITEM_BYTES = 512  # what an item costs besides its payload
+
+Datum = Item | Gap | Broken
+
+
+@dataclass
+class Trouble:
+    """Why a split is not being read."""
+
+    message: str
+    since: float  #: seconds since 1970
+    parked: bool  #: nobody tries any more, or only now and then
+    next_try: float | None  #: seconds since 1970; None: not by itself
+
+
+class Feed(Protocol):
+    """What a lane takes items from."""
+
+    def get(self) -> Datum | None:
+        """The next one, or None if there is none now."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the split is over and all of it was taken."""
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why nothing comes, if it is not for want of data."""
+
+    def stop(self) -> None:
+        """Read no more; does not wait."""
+
+
+class ThreadFeed:
+    """A feed whose split is read in a thread."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        split: Split,
+        after: Position,
+        *,
+        credit_bytes: int,
+        ready: Callable[[], None],
+        seed: int = 0,
+    ) -> None:
+        self.trouble: Trouble | None = None
+        self._connector = connector
+        self._split = split
+        self._after = after
+        self._credit = credit_bytes
+        self._ready = ready  #: called when there is something to take
+        self._queue: deque[tuple[Datum, int]] = deque()
+        self._bytes = 0
+        self._change = threading.Condition()
+        self._stopping = False
+        self._over = False
+        self._random = random.Random(seed)
+        self._thread = threading.Thread(target=self._run, name=f"read {split.id}", daemon=True)
+        self._thread.start()
+
+    def get(self) -> Datum | None:
+        with self._change:
+            if not self._queue:
+                return None
+            datum, size = self._queue.popleft()
+            self._bytes -= size
+            self._change.notify_all()
+            return datum
+
+    @property
+    def ended(self) -> bool:
+        with self._change:
+            return self._over and not self._queue
+
+    def stop(self) -> None:
+        with self._change:
+            self._stopping = True
+            self._change.notify_all()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread; whether it is gone."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- the reader's thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        tries = unknown = 0
+        unknown_at: Any = ...
+        failing_since: float | None = None
+        while not self._stopping:
+            try:
+                for read in self._reads():
+                    if self._stopping:
+                        return
+                    failing_since, tries, self.trouble = None, 0, None
+                    if not isinstance(read, Idle):
+                        self._put(read)
+                with self._change:
+                    self._over = not self._stopping
+                self._ready()
+                return
+            except (ConfigError, SourceChanged) as exc:
+                self.trouble = Trouble(str(exc), time.time(), parked=True, next_try=None)
+                self._ready()
+                return
+            except RateLimited as exc:
+                pause, message = exc.retry_after, str(exc)
+            except (HeadraceError, OSError) as exc:
+                pause, message = self._pause(tries), str(exc)
+                tries += 1
+            except Exception as exc:  # a bug of the connector: it must not end the service, nor be tried for ever
+                unknown = unknown + 1 if unknown_at == self._after else 1
+                unknown_at = self._after
+                pause, message = self._pause(tries), f"{type(exc).__name__}: {exc}"
+                tries += 1
+                if unknown >= UNKNOWN_TRIES:
+                    self.trouble = Trouble(f"{message} ({unknown} times here)", time.time(), parked=True, next_try=None)
+                    self._ready()
+                    return
+            now = time.monotonic()
+            failing_since = now if failing_since is None else failing_since
+            parked = now - failing_since > BUDGET_S
+            pause = LONGEST_PAUSE_S if parked else pause
+            began = self.trouble.since if self.trouble else time.time()
+            self.trouble = Trouble(message, began, parked, time.time() + pause)
+            with self._change:
+                self._change.wait_for(lambda: self._stopping, timeout=pause)
+
+    def _reads(self) -> Iterator[Any]:
+        reads = self._connector.read(self._split, self._after)
+        try:
+            yield from reads
+        finally:
+            close = getattr(reads, "close", None)
+            if close is not None:
+                close()
+
+    def _put(self, read: Datum) -> None:
+        size = _ITEM_BYTES + _size(read)
+        with self._change:
+            self._change.wait_for(lambda: self._stopping or not self._queue or self._bytes + size <= self._credit)
+            if self._stopping:
+                return
+            self._queue.append((read, size))
+            self._bytes += size
+            self._after = read.position
+        self._ready()
+
+    def _pause(self, tries: int) -> float:
+        """Full jitter. Source: AWS Architecture Blog, Exponential Backoff And Jitter (2015)."""
+        return self._random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(tries, 10)))
+
+
+def _size(read: Datum) -> int:
+    if isinstance(read, Gap):
+        return 0
+    data = read.data
+    if data is None or isinstance(data, list):
+        return 0
+    if isinstance(data, Blob):
+        return 0  # opened when it is decoded
+    return data.nbytes if isinstance(data, pa.RecordBatch) else len(data)

@@ -1,0 +1,386 @@
+"""What a lane has made since its last cut: shards being written, refused records, books.
+
+Rows wait in small batches per output so that tokenizers work on many at once; tokens do not depend on how they are
+batched. A cut closes all open shards of the lane together. Bounded and live lanes differ in where events come from and
+in what a place is; what becomes of the events is the same, and is here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from headrace.ingest.artefacts import read_artefact
+from headrace.ingest.complete import Completer, make_samples, output_schema
+from headrace.ingest.lane_books import SplitBooks
+from headrace.ingest.lane_rows import Rows, ready_batches, sliced, suspects
+from headrace.ingest.resolve import Output, ResolvedStream, Runtime
+from headrace.ingest.task import Conviction
+from headrace.ingest.walk import KEEP_BYTES, Batch, Duplicate, GapSeen, InFlight, ItemDone, Origin, Refused
+from headrace.schemas.errors import HeadraceError, NotFitted, RecordError, SchemaMismatch
+from headrace.schemas.record import PAYLOAD_COLUMN, Modality
+from headrace.shards import entry as log
+from headrace.shards.books import Books, StreamCounts
+from headrace.shards.quarantine import QuarantineWriter
+from headrace.shards.store import Store
+from headrace.shards.writer import ShardWriter
+from headrace.tokenizers.contract import Encoded, Tokenizer
+
+_BATCH_BYTES = 2 << 20  #: payload after which waiting rows are encoded
+_BATCH_ROWS = 4096
+
+
+@dataclass
+class Run:
+    """Consecutive rows of a shard that came from one split, and the place before the first of them."""
+
+    split: str  #: digest
+    after: str  #: canonical JSON
+    after_k: int
+    rows: int
+
+
+@dataclass
+class OpenOutput:
+    """One output stream of a lane, with the rows that wait and the shard being written."""
+
+    output: Output
+    tokenizer: Tokenizer | None
+    schema: pa.Schema | None  #: None when its tokenizer was never fitted
+    waiting: list[tuple[pa.RecordBatch, Origin]] = field(default_factory=list)
+    waiting_bytes: int = 0
+    waiting_rows: int = 0
+    writer: ShardWriter | None = None
+    runs: list[Run] = field(default_factory=list)  #: of the open shard, in row order
+    records: int = 0
+    samples: int = 0
+    tokens: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+
+
+def open_outputs(tokenizers: dict[str, str], stream: ResolvedStream, store: Store) -> dict[Modality, OpenOutput]:
+    """The outputs of a lane with their tokenizers (modality → fingerprint) loaded from the dataset."""
+    opened: dict[Modality, OpenOutput] = {}
+    for modality, output in stream.outputs.items():
+        fingerprint = tokenizers.get(modality)
+        if output.tokenizer is None:
+            opened[modality] = OpenOutput(output, None, output_schema(output, None))
+        elif fingerprint:
+            tokenizer = output.tokenizer(output.config, read_artefact(store, fingerprint))
+            opened[modality] = OpenOutput(output, tokenizer, output_schema(output, tokenizer))
+        else:
+            opened[modality] = OpenOutput(output, None, None)
+    return opened
+
+
+@dataclass
+class Cut:
+    """The parts of a log entry that a cut closed; the lane adds its places."""
+
+    add: list[log.ShardInfo]
+    quarantine: list[log.QuarantineInfo]
+    gaps: list[log.GapInfo]
+    books: Books
+
+
+class LaneOutput:
+    """Takes the events of a lane's walk, and closes what they made when the lane cuts."""
+
+    def __init__(
+        self,
+        stream: ResolvedStream,
+        runtime: Runtime,
+        store: Store,
+        slot: InFlight,
+        *,
+        lane: int,
+        epoch: int,
+        tokenizers: dict[str, str],
+        convictions: list[Conviction],
+        books: SplitBooks,
+        source: str,
+    ) -> None:
+        self._stream = stream
+        self._store = store
+        self._slot = slot
+        self._lane = lane
+        self._epoch = epoch
+        self._outputs = open_outputs(tokenizers, stream, store)
+        self._convicted = {(c.split, c.after, c.k): c.reason for c in convictions if c.stage == "encode"}
+        self._source = source
+        self._completer = Completer(stream, runtime.pipeline.folds, source, runtime.pipeline.grid)
+        self._books = books
+        #: Records of one kind only have no parents among each other, so many items can be completed at once.
+        self._together = not stream.normalizer.derived
+        self._gaps: list[log.GapInfo] = []
+        self._quarantine: dict[str, QuarantineWriter] = {}
+        self.payload = self.written = 0  #: bytes since the last cut: what may decide the next one
+        self.total = dict.fromkeys(
+            ("items", "records", "samples", "tokens", "quarantined", "duplicates", "payload_bytes", "bytes", "splits"),
+            0,
+        )
+        self.seconds = {"encode": 0.0, "write": 0.0}
+
+    # -- taking outputs -----------------------------------------------------------------------------------------------
+
+    def take(self, event: Batch) -> None:
+        """Records to be encoded."""
+        out = self._outputs[event.modality]
+        column = event.draft.column(PAYLOAD_COLUMN[event.modality])
+        size = column.nbytes
+        self.payload += size
+        self.total["payload_bytes"] += size
+        self.total["records"] += event.draft.num_rows
+        out.records += event.draft.num_rows
+        draft = event.draft
+        if not self._together:
+            draft = self._completer.complete(
+                [(draft, event.origin.item, event.origin.row.split)], event.modality
+            )
+        out.waiting.append((draft, event.origin))
+        out.waiting_bytes += size
+        out.waiting_rows += draft.num_rows
+        if out.waiting_bytes >= _BATCH_BYTES or out.waiting_rows >= _BATCH_ROWS:
+            self._encode(out)
+
+    def _encode(self, out: OpenOutput) -> None:
+        waiting, out.waiting, out.waiting_bytes, out.waiting_rows = out.waiting, [], 0, 0
+        if waiting and self._together:
+            waiting = self._completed(waiting, out.output.modality)
+        for records, origins in ready_batches(waiting, self._convicted):
+            if isinstance(records, str):
+                batch, origin, k = origins[0]
+                self._refuse_row(
+                    out, batch, origin, k, records, f"encoding {records.partition(':')[0]}: convicted when tried alone"
+                )
+                continue
+            if out.schema is None:
+                error = NotFitted(
+                    f"no {out.output.modality} record was in the fit set: {out.output.name} has no tokenizer"
+                )
+                for batch, origin, k in origins:
+                    for i in range(batch.num_rows):
+                        self._refuse_row(out, batch.slice(i, 1), origin, k + i, "not_fitted", str(error))
+                continue
+            self._encode_rows(out, records, origins)
+
+    def _completed(self, drafts: list[tuple[pa.RecordBatch, Origin]], modality: Modality) -> list[Any]:
+        """Drafts of many items completed at once, and given back each with its own."""
+        records = self._completer.complete([(d, origin.item, origin.row.split) for d, origin in drafts], modality)
+        out, at = [], 0
+        for draft, origin in drafts:
+            out.append((records.slice(at, draft.num_rows), origin))
+            at += draft.num_rows
+        return out
+
+    def _encode_rows(self, out: OpenOutput, records: pa.RecordBatch, origins: Rows) -> None:
+        """Encode a batch; on an error halve it until the row at fault stands alone."""
+        started = time.perf_counter()
+        self._slot.enter("encode", suspects(origins))
+        encoded: Encoded | None = None
+        failure: tuple[str, str] | None = None
+        try:
+            if out.tokenizer is not None:
+                encoded = out.tokenizer.encode(records)
+        except MemoryError:
+            self._slot.out_of_memory()
+            raise
+        except SchemaMismatch as exc:
+            failure = ("schema_mismatch", str(exc))
+        except RecordError as exc:
+            failure = (exc.reason, exc.message)
+        except HeadraceError as exc:
+            failure = ("encode_failed", str(exc))
+        except Exception as exc:
+            failure = ("encode_failed", f"{type(exc).__name__}: {exc}")
+        self._slot.leave()
+        self.seconds["encode"] += time.perf_counter() - started
+        if failure is None:
+            self._write(out, records, encoded, origins)
+        elif records.num_rows == 1:
+            batch, origin, k = origins[0]
+            self._refuse_row(out, batch, origin, k, *failure)
+        else:
+            half = records.num_rows // 2
+            for begin, size in ((0, half), (half, records.num_rows - half)):
+                self._encode_rows(out, records.slice(begin, size), sliced(origins, begin, size))
+
+    def _write(
+        self,
+        out: OpenOutput,
+        records: pa.RecordBatch,
+        encoded: Encoded | None,
+        origins: Rows,
+    ) -> None:
+        started = time.perf_counter()
+        if out.schema is None:
+            raise ValueError(f"{out.output.name} has no schema to write")
+        samples = make_samples(records, encoded, out.schema)
+        if out.writer is None:
+            shards = self._stream.spec.shards
+            out.writer = ShardWriter(
+                self._store, out.output.name, self._lane, self._epoch, out.schema,
+                target_block_bytes=int(shards.block_mib * (1 << 20)),
+            )  # fmt: skip
+        before = out.writer.data_bytes
+        out.writer.append(samples)
+        size = out.writer.data_bytes - before
+        for batch, origin, k in origins:
+            digest = log.split_digest(origin.row.split.id)
+            if out.runs and out.runs[-1].split == digest:
+                out.runs[-1].rows += batch.num_rows
+            else:
+                out.runs.append(Run(digest, origin.after, k, batch.num_rows))
+        tokens = len(encoded.values) if encoded is not None else 0
+        out.samples += samples.num_rows
+        out.tokens += tokens
+        self.total["samples"] += samples.num_rows
+        self.total["tokens"] += tokens
+        self.written += size
+        self.total["bytes"] += size
+        self.seconds["write"] += time.perf_counter() - started
+
+    # -- refusing -----------------------------------------------------------------------------------------------------
+
+    def _refuse_row(
+        self, out: OpenOutput, row: pa.RecordBatch, origin: Origin, k: int, reason: str, message: str
+    ) -> None:
+        out.quarantined += 1
+        self.total["quarantined"] += 1
+        payload = row.column(PAYLOAD_COLUMN[out.output.modality])[0]
+        data = (
+            payload.as_py().encode()
+            if out.output.modality == "text"
+            else payload.as_buffer().to_pybytes()
+            if hasattr(payload, "as_buffer")
+            else None
+        )
+        self._quarantine_writer(out.output.name).add(
+            reason=reason,
+            message=message,
+            stage="encode",
+            source=self._source,
+            uri=row.column("uri")[0].as_py(),
+            split=origin.row.split.id,
+            position=origin.item.position,
+            locator=row.column("locator")[0].as_py(),
+            license=row.column("license")[0].as_py(),
+            raw=data if data is not None and len(data) <= KEEP_BYTES else None,
+        )
+
+    def refuse(self, event: Refused) -> None:
+        """One record, or a whole item, for quarantine."""
+        self.total["quarantined"] += 1
+        line = self._books.line(event.row.split.id)
+        if event.whole_item and event.stage == "read":
+            line.read += 1
+            line.quarantined += 1
+        elif not event.whole_item:
+            primary = self._outputs[self._stream.normalizer.modality]
+            primary.records += 1
+            primary.quarantined += 1
+        self._quarantine_writer(self._stream.name).add(
+            reason=event.reason,
+            message=event.message,
+            stage=event.stage,
+            source=self._source,
+            uri=event.object_id,
+            split=event.row.split.id,
+            position=event.position,
+            whole=event.whole_item,
+            locator=event.locator,
+            license=self._stream.license,
+            raw=event.data,
+        )
+
+    def item_done(self, event: ItemDone, *, still_open: bool = False) -> None:
+        """An item was taken to its end; `still_open` if some of it waits for others."""
+        line = self._books.line(event.row.split.id)
+        line.read += 1
+        self.total["items"] += 1
+        if event.whole:
+            line.quarantined += 1
+        elif not still_open:
+            line.closed += 1
+
+    def duplicate(self, event: Duplicate) -> None:
+        """An item that came before."""
+        line = self._books.line(event.row.split.id)
+        line.read += 1
+        line.closed += 1
+        self.total["items"] += 1
+        self.total["duplicates"] += 1
+        primary = self._outputs[self._stream.normalizer.modality]
+        primary.records += 1
+        primary.duplicates += 1
+
+    def gap(self, event: GapSeen) -> None:
+        """Data that the source says is missing."""
+        digest = log.split_digest(event.row.split.id)
+        self._gaps.append(log.GapInfo(self._stream.name, digest, event.gap.position, event.gap.reason, event.gap.lost))
+        self._books.line(event.row.split.id)
+
+    def _quarantine_writer(self, name: str) -> QuarantineWriter:
+        if name not in self._quarantine:
+            self._quarantine[name] = QuarantineWriter(self._store, name, self._epoch)
+        return self._quarantine[name]
+
+    # -- closing ------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Encode what waits."""
+        for out in self._outputs.values():
+            self._encode(out)
+
+    def close(self) -> Cut:
+        """Close all open shards and quarantine files; call `flush` first."""
+        started = time.perf_counter()
+        added, streams = [], {}
+        for out in self._outputs.values():
+            if out.writer is not None:
+                added.append(out.writer.close(self._ranges(out.runs)))
+                out.writer, out.runs = None, []
+            if out.records:
+                streams[out.output.name] = StreamCounts(
+                    out.records, out.samples, out.quarantined, duplicates=out.duplicates, tokens=out.tokens
+                )
+            out.records = out.samples = out.quarantined = out.tokens = out.duplicates = 0
+        quarantine = [writer.close() for _, writer in sorted(self._quarantine.items())]
+        self._quarantine = {}
+        gaps, self._gaps = self._gaps, []
+        self.payload = self.written = 0
+        self.seconds["write"] += time.perf_counter() - started
+        return Cut(added, quarantine, gaps, Books(list(self._books.counts()), streams))
+
+    def abort(self) -> None:
+        """Leave nothing of what was not closed."""
+        for out in self._outputs.values():
+            if out.writer is not None:
+                out.writer.abort()
+
+    def _ranges(self, runs: list[Run]) -> list[log.Range]:
+        """Runs as the log keeps them: those of one split join without a hole from its line's begin to its end."""
+        ranges: list[log.Range] = []
+        begins = {digest: (line.after, line.after_k) for digest, line in self._books.lines.items()}
+        last = {run.split: i for i, run in enumerate(runs)}
+        following: dict[int, Run] = {}
+        seen: dict[str, int] = {}
+        for i, run in enumerate(runs):
+            if run.split in seen:
+                following[seen[run.split]] = run
+            seen[run.split] = i
+        for i, run in enumerate(runs):
+            after, after_k = begins[run.split]
+            if i == last[run.split]:
+                line = self._books.lines[run.split]
+                upto, upto_k = line.upto, line.upto_k
+            else:
+                upto, upto_k = json.loads(following[i].after), following[i].after_k
+            begins[run.split] = (upto, upto_k)
+            ranges.append(log.Range(run.split, after, after_k, upto, upto_k, run.rows))
+        return ranges
