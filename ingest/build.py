@@ -85,7 +85,7 @@ def build(
     if part is not None:
         where = part.dataset(whole)
     runtime = Runtime.of(pipeline, where, base or Path.cwd())
-    streams = resolve(pipeline, runtime.base)
+    streams = resolve(pipeline, runtime.base, where)
     probe_sources(streams)
     if part is not None:
         _check_fitted(streams, whole)

@@ -54,7 +54,7 @@ def source_to_tell(stream: ResolvedStream) -> dict[str, Any] | None:
 def probe_sources(streams: dict[str, ResolvedStream]) -> None:
     """Ask every connector whether its source can be reached. Raises: ConfigError, SourceError."""
     for name, stream in streams.items():
-        connector = stream.make_connector()
+        connector = stream.make_receiver() if stream.spooled else stream.make_connector()
         try:
             connector.probe()
         except ConfigError as exc:

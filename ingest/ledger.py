@@ -33,21 +33,27 @@ class Ledger:
         """
         state, store = self.log.state, self.log.store
         segments, repinned = [], []
+        later: dict[str, SourcePlan] = {}
         first = not self.plans
         for name, listing in listings.items():
-            plan = self.plans.get(name) or read_plan(store, state.plan.get(name, []))
+            known, logged = self.plans.get(name), state.plan.get(name, [])
+            if known is None or known.segments != len(logged):  # new, or an append failed and stands after all
+                known, first = read_plan(store, logged), True
+            plan = known
             stream = self.streams[name]
             segment, changed = new_segment(
                 store, name, plan, listing, stream.spec.shards, self.log.epoch or 0, source_to_tell(stream)
             )
             if segment is not None:
                 segments.append(segment)
-                plan.extend(read_plan(store, [segment]))
+                later[name] = read_plan(store, [segment])
             if changed:
                 repinned += self._repin(name, plan, changed, changed_after)
             self.plans[name] = plan
         if segments or repinned:
             self.log.append(log.Entry(kind="commit", plan=segments, splits=repinned))
+        for name, more in later.items():  # not before the log has them: the append may have failed
+            self.plans[name].extend(more)
         for pinned in self.log.state.splits.values() if first else repinned:
             if pinned.source in self.plans and not self.streams[pinned.source].live:
                 self.plans[pinned.source].repin(pinned.split, pinned.pin)

@@ -8,7 +8,9 @@ coordinator by name. Nothing rests on a call that arrives, or on an actor being 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import itertools
 import logging
 import sys
 import threading
@@ -27,6 +29,7 @@ from headrace.schemas.errors import HeadraceError
 
 _NAMESPACE = "headrace"
 _LOOK_S = 0.5
+_NAME_TRIES = 40
 _PATIENCE_S = 180.0  #: how long a worker tries to reach a coordinator that Ray may be restarting
 _DRAIN_S = 60.0
 _logger = logging.getLogger(__name__)
@@ -160,7 +163,7 @@ class RayService:
                 start_ray(ray, self._address, self._wanted or 1, namespace=_NAMESPACE)
         old = self._existing(ray)
         if old is not None:
-            if not take_over and ray.get(old.state.remote()) in ("starting", "running"):
+            if not take_over and _state_of(ray, old) in ("starting", "running"):
                 raise HeadraceError("a service of this dataset runs on this Ray cluster; take over with --take-over")
             ray.kill(old)
         lasting: dict[str, Any] = {"lifetime": "detached", "namespace": _NAMESPACE, "max_restarts": -1}
@@ -174,6 +177,7 @@ class RayService:
         except HeadraceError:
             ray.kill(self._coordinator)
             raise
+        self._end_workers_before(ray)
         count = self._wanted or max(1, int(ray.cluster_resources().get("CPU", 1)))
         for i in range(count):
             parts = [part for part in PARTS if part != "receive" or i == 0]
@@ -181,7 +185,8 @@ class RayService:
             actor = ray.remote(_WorkerActor).options(
                 name=name, num_cpus=1, max_concurrency=2, scheduling_strategy="SPREAD", get_if_exists=False, **lasting
             )
-            self._workers.append(actor.remote(f"w{i}", self._name, self._runtime, parts))
+            make = functools.partial(actor.remote, f"w{i}", self._name, self._runtime, parts)
+            self._workers.append(_made(make))
         return url
 
     def wait(self, stopping: Callable[[], bool]) -> dict[str, Any]:
@@ -211,6 +216,14 @@ class RayService:
         found: dict[str, Any] = ray_library().get(self._coordinator.call.remote("status"))
         return found
 
+    def _end_workers_before(self, ray: Any) -> None:
+        """Workers of a service that lost its command hold another pipeline, and the names of ours."""
+        for i in itertools.count():
+            try:
+                ray.kill(ray.get_actor(f"{self._name}-w{i}", _NAMESPACE))
+            except ValueError:
+                return
+
     def _end(self, ray: Any) -> None:
         for worker in self._workers:
             with contextlib.suppress(ray.exceptions.RayError):
@@ -225,6 +238,24 @@ class RayService:
             return ray.get_actor(self._name, _NAMESPACE)
         except ValueError:
             return None
+
+
+def _state_of(ray: Any, coordinator: Any) -> str:
+    """Its state; "starting" while Ray restarts it."""
+    try:
+        return str(ray.get(coordinator.state.remote(), timeout=30))
+    except ray.exceptions.RayError:
+        return "starting"
+
+
+def _made(make: Callable[[], Any]) -> Any:
+    """An actor; a name is free only some time after its actor was killed."""
+    for _ in range(_NAME_TRIES):
+        try:
+            return make()
+        except ValueError:  # ActorAlreadyExistsError is one
+            time.sleep(_LOOK_S)
+    return make()
 
 
 def _get(ray: Any, ref: Any) -> Any:

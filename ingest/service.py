@@ -9,9 +9,12 @@ receiver fills the spools.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import threading
 import time
+import urllib.error
+import urllib.request
 from typing import Any
 
 from headrace.ingest.environment import library_versions
@@ -74,7 +77,7 @@ class Service:
             streams = resolve(self.runtime.pipeline, self.runtime.base, self.runtime.dataset)
             state = self.log.replay()
             check_settings(streams, state.settings)
-            if state.maybe_live and state.api and not take_over and _answers(state.api):
+            if state.maybe_live and state.api and not take_over and _answers(state.api, self.runtime.dataset):
                 raise Fenced(
                     f"a service is running on this dataset at {state.api}; stop it first, or take over with --take-over"
                 )
@@ -237,7 +240,7 @@ class Service:
                 return {"stop": str(exc)}
             made = self.streams.get(name)
             if made is not None:
-                made.last_commit_us = time.time_ns() // 1000
+                made.committed()
             if made is None or not made.runs or self.state == "draining":
                 self.batches.free(key)
                 return {"stop": "the stream is paused, or the service is draining"}
@@ -271,7 +274,7 @@ class Service:
             self.stale += [path for path in replaced if path]
             for name in names:
                 if name in self.streams:
-                    self.streams[name].last_commit_us = time.time_ns() // 1000
+                    self.streams[name].committed()
             return {"ok": True}
 
     def poll(self, worker: str, key: str, snapshot: dict[str, Any]) -> dict[str, Any]:
@@ -422,12 +425,12 @@ class Service:
         return (None, 0, False) if at is None else (at.position, at.k, True)
 
 
-def _answers(api: str) -> bool:
-    """Whether a service answers at this address."""
-    import urllib.request
-
+def _answers(api: str, dataset: str) -> bool:
+    """Whether a service of this dataset answers at this address; another one may have got the port meanwhile."""
     try:
-        with urllib.request.urlopen(f"{api}/healthz", timeout=3) as reply:
-            return bool(reply.status == 200)
-    except OSError:
+        with urllib.request.urlopen(f"{api}/api/v1/status", timeout=3) as reply:
+            return bool(json.load(reply).get("dataset") == dataset)
+    except urllib.error.HTTPError as exc:
+        return exc.code in (401, 403)  # it wants a token, so a service it is
+    except (OSError, ValueError):
         return False

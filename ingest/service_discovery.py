@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from headrace.connectors.contract import Connector, Split
 from headrace.ingest.plan import list_splits
 from headrace.ingest.service_stream import ServiceStream
-from headrace.schemas.errors import ConfigError, Fenced, HeadraceError, StorageError
+from headrace.schemas.errors import ConfigError, Fenced, HeadraceError
 from headrace.shards import entry as log
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Discovery:
                             connector.watch()
                         self._look(connector)
                         self._say("running", "")
-                    except (Fenced, StorageError):
+                    except Fenced:
                         return
                     except ConfigError as exc:
                         self._say("parked", str(exc))

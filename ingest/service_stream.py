@@ -99,6 +99,10 @@ class ServiceStream:
         self.records.add(now, self.total("records"))
         self.bytes.add(now, self.total("payload_bytes"))
 
+    def committed(self) -> None:
+        """Something of it was committed just now."""
+        self.last_commit_us = time.time_ns() // 1000
+
     def gave_up(self, key: str) -> None:
         """A worker has left a lane; what it did still counts."""
         before = self.reported.pop(key, None)

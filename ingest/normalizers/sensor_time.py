@@ -120,6 +120,8 @@ def detect(sample: pa.Array, least: float = 0.9) -> tuple[str, bool] | None:
     texts = texts.filter(pc.not_equal(pc.utf8_trim_whitespace(texts), "")).slice(0, 4096)
     if len(texts) == 0:
         return None
+    if _cast_iso(texts) is not None:  # the first of all layouts reads every stamp: no other can be better
+        return "iso", False
     few = texts.slice(0, 64)
     shares = {x: float(read(texts, x).ok.mean()) for x in _ORDER if read(few, x).ok.mean() >= least / 2}
     best = max(shares, key=lambda layout: shares[layout], default="")
