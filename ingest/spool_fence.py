@@ -45,6 +45,10 @@ def seal(disk: Disk, folder: str, run: str, said: dict[str, Any]) -> bool:
         return disk.put_new(path, pack_note(said, seed_of(run, SEAL_SEED)))
     except (FileNotFoundError, Missing):
         return False
+    except StorageError:
+        if is_open(disk, folder, run):
+            raise
+        return False  # it was ended or deleted while we wrote
 
 
 def read_seal(disk: Disk, folder: str, run: str) -> dict[str, Any] | None:
