@@ -51,10 +51,6 @@ class SplitBooks:
         line = self.line(split_id)
         line.upto, line.upto_k = place.position, place.k
 
-    def close_later(self, digest: str, count: int) -> None:
-        """Items of a split that had ended before, with something of them waiting, have now left."""
-        self.lines[digest].closed += count
-
     def counts(self) -> Iterator[SplitCounts]:
         """The lines as the log keeps them.
 

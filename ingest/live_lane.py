@@ -255,12 +255,12 @@ class LiveLane:
             return
         for closed in self._windows.add(event):
             self._output.take(closed)
+        self._close_later(reading)  # at once: a cut may follow, and what left belongs to its books
 
     def _done(self, event: ItemDone, reading: _Reading) -> None:
         if self._windows is not None and not event.whole:
             open_ = self._windows.end_item(reading.digest)
             self._output.item_done(event, still_open=open_)
-            self._close_later()
         else:
             self._output.item_done(event)
 
@@ -271,14 +271,14 @@ class LiveLane:
                 self._books.reach(reading.row.split.id, reading.at)
                 self._output.take(closed)
                 reading.flushed = True
-            self._close_later()
+            self._close_later(reading)
         if self._seen is not None:
             self._seen.forget(reading.row.split.id)
 
-    def _close_later(self) -> None:
-        if self._windows is not None:
-            for digest, count in self._windows.take_closed().items():
-                self._books.close_later(digest, count)
+    def _close_later(self, reading: _Reading) -> None:
+        """Items of the split that had ended before and whose last reading has left now."""
+        if self._windows is not None and (count := self._windows.take_closed().pop(reading.digest, 0)):
+            self._books.line(reading.row.split.id).closed += count
 
     @property
     def full(self) -> bool:
