@@ -6,9 +6,12 @@ Exit codes: 0 done; 1 some input could not be read or a check failed; 2 wrong se
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,6 +68,26 @@ def exit_code(error: BaseException) -> int:
         if isinstance(error, kind) or kind.__name__ in getattr(error, "kinds", ()):
             return code
     return EXIT_DATA
+
+
+def run() -> None:
+    """The command as a process: `main`, then the end without tearing down libraries.
+
+    Native threads of a codec or of Arrow that are still winding up when the interpreter goes would abort a command that
+    has done its work.
+    """
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    if isinstance(code, str):
+        sys.stderr.write(code + "\n")
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def main(arguments: list[str] | None = None) -> None:
