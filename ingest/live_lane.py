@@ -148,7 +148,7 @@ class LiveLane:
         self._bad = BadFraction(stream.spec.max_bad_fraction or MAX_BAD_FRACTION)
         self._pending_since: float | None = None
         self._files: tuple[list[log.LaneFile], list[log.LaneFile]] = ([], [])  #: of the cut under way
-        self._watermark_us: int | None = None
+        self._watermark_us = task.watermark_us
         self.late = 0
         for live in task.splits:
             self.add(live, now)
@@ -176,7 +176,10 @@ class LiveLane:
         """The task with the places and files that this lane has committed by now."""
         at = {id_: (r.position, r.k, r.begun) for id_, r in self._readings.items()}
         splits = [LiveSplit(s.split, *at[s.split.id]) if s.split.id in at else s for s in task.splits]
-        return dataclasses.replace(task, splits=splits, dedup=self.task.dedup, carry=self.task.carry)
+        mine = self.task
+        return dataclasses.replace(
+            task, splits=splits, dedup=mine.dedup, carry=mine.carry, watermark_us=self._watermark_us
+        )
 
     def splits(self) -> list[str]:
         """The ids of the splits that are read."""
@@ -358,7 +361,8 @@ class LiveLane:
         data = state.to_bytes()
         name = lane_file_name(kind, self.stream.name, self.task.lane, self._epoch)
         self._store.put_new(name, data)
-        return [log.lane_file(self.stream.name, self.task.lane, name, data)]
+        before = self.task.dedup if kind == "dedup" else self.task.carry
+        return [log.lane_file(self.stream.name, self.task.lane, name, data, before)]
 
     def _remembered(self) -> Seen | None:
         settings, file = self.stream.dedup, self.task.dedup

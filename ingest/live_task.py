@@ -43,6 +43,7 @@ class LiveLaneTask:
     convictions: list[Conviction] = field(default_factory=list)
     dedup: LaneFile | None = None
     carry: LaneFile | None = None
+    watermark_us: int | None = None  #: committed last
 
     @property
     def key(self) -> str:
@@ -61,6 +62,7 @@ class LiveLaneTask:
             "convictions": [c.to_json() for c in self.convictions],
             "dedup": self.dedup.to_json() if self.dedup else None,
             "carry": self.carry.to_json() if self.carry else None,
+            "watermark_us": self.watermark_us,
         }
 
     @classmethod
@@ -76,4 +78,5 @@ class LiveLaneTask:
             convictions=[Conviction.from_json(c) for c in value["convictions"]],
             dedup=LaneFile.from_json(value["dedup"]) if value["dedup"] else None,
             carry=LaneFile.from_json(value["carry"]) if value["carry"] else None,
+            watermark_us=value["watermark_us"],
         )

@@ -159,6 +159,7 @@ class LiveLanes:
                     service.ledger.convictions(name),
                     state.dedup.get((name, lane)),
                     state.carry.get((name, lane)),
+                    state.watermarks.get((name, lane)),
                 )
             )
         return out

@@ -49,7 +49,7 @@ class Cursor:
         self._folder = folder
         self._trusting = trusting  # the first header's numbers are taken as they are
         self._file: SegmentReader | None = None
-        self._sealed = False
+        self._sealed = self._unsynced = False
         self._seal_told = place[1] == 0 and place[0] > 0  # it begins at the position of that Broken (see _finish)
         self._read_to = place[2] if place[1] > SEGMENT_BYTES else 0  # behind the last entry that was read
         self._over = False  # nothing that stands behind counts
@@ -65,6 +65,7 @@ class Cursor:
         if end.mark is None and not self._sealed:
             self._close()  # network file systems promise fresh sizes only on open
             self._sealed = True
+        self._unsynced = end.mark is None and end.count is None  # its writer died, maybe before an fsync
         if end.mark is not None:
             indices = [index for index in indices if index <= end.mark[0]]
         for index in indices:
@@ -127,6 +128,9 @@ class Cursor:
             file = self._disk.open(os.path.join(self._folder, self.run, segment_name(index)))
         except FileNotFoundError:
             return False  # deleted after the folder was listed
+        if self._unsynced:  # what is committed of it may not vanish with the power
+            file.sync()
+            self._disk.sync_folder(os.path.join(self._folder, self.run))
         if index != self.segment:
             self.segment, self.offset = index, 0
         self._file = SegmentReader(file, seed_of(self.run, index), self.offset, self.number)

@@ -39,6 +39,7 @@ class Opened(Protocol):
     """A segment that is being read."""
 
     def size(self) -> int: ...
+    def sync(self) -> None: ...
     def read(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes; fewer only at the end of the file."""
 
@@ -189,6 +190,9 @@ class _Mark:
 class _Opened:
     def __init__(self, fd: int) -> None:
         self._fd = fd
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size

@@ -196,12 +196,12 @@ class Walk:
                 yield Nothing(row)
                 continue
             if isinstance(got, Gap):
-                position = got.position
+                position, skip = got.position, 0  # what was taken of the next item is lost with it
                 self.place = Place(row.segment, row.row, position, 0)
                 yield GapSeen(row, got)
                 continue
             if isinstance(got, Broken):
-                position = got.position
+                position, skip = got.position, 0
                 self.place = Place(row.segment, row.row, position, 0)
                 yield Refused(
                     row, position, got.locator, "read", got.reason, got.message, split.id, got.data, whole_item=True

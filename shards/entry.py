@@ -216,6 +216,7 @@ class LaneFile(Wire):
     path: str | None = None
     sha256: str = ""
     bytes: int = 0
+    expect: str | None = None  #: path of the file before; the log refuses any other
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,9 +335,9 @@ def joined(entries: list[Entry]) -> Entry:
     return replace(first, **parts, books=merge(entry.books for entry in entries))
 
 
-def lane_file(source: str, lane: int, path: str, data: bytes) -> LaneFile:
+def lane_file(source: str, lane: int, path: str, data: bytes, before: LaneFile | None = None) -> LaneFile:
     """What an entry says of a lane's file that was stored with these bytes."""
-    return LaneFile(source, lane, path, hashlib.sha256(data).hexdigest(), len(data))
+    return LaneFile(source, lane, path, hashlib.sha256(data).hexdigest(), len(data), before.path if before else None)
 
 
 def entry_name(v: int) -> str:

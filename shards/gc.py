@@ -85,6 +85,9 @@ def collect(
     report = GcReport(deleted=delete)
     replaced = _Replaced(store, state, superseded, reader_grace_s, now_s, modified)
     for found in _find(store, state, replaced, report):
+        if delete and epoch_of(found.name) is None and store.exists(entry_name(state.v + 1)):
+            report.kept.append(found.name)  # a writer came meanwhile: it may be its own
+            continue
         report.garbage.append(found)
         if delete and found.token is not None:
             store.drop_leftover(found.name, found.token)

@@ -39,6 +39,7 @@ class CommitLog:
         self.epoch: int | None = None  #: of our claim; None for readers
         self._writer = ""  # unique to our claim; ids of our entries begin with it
         self._count = 0
+        self._doubt: tuple[str, bytes] | None = None  # an entry of ours of which it is not known whether it is durable
         self._broken_checkpoints: list[int] = []
 
     # ---- reading ----
@@ -63,6 +64,9 @@ class CommitLog:
 
     def refresh(self) -> list[Entry]:
         """What was committed since: the new entries, folded into `state`. Raises: BrokenLog, FormatTooNew."""
+        if self._doubt is not None:  # it may be there and not durable, and what is folded in counts as committed
+            self.store.put_new(*self._doubt)
+            self._doubt = None
         entries = []
         while (entry := self._step()) is not None:
             entries.append(entry)
@@ -207,7 +211,10 @@ class CommitLog:
     def _put(self, entry: Entry) -> bool:
         """Write an entry into its slot: True if it is there, False if another one was and is folded in."""
         data, digest = seal(entry)
-        if self.store.put_new(entry_name(entry.v), data):
+        self._doubt = entry_name(entry.v), data
+        created = self.store.put_new(*self._doubt)
+        self._doubt = None
+        if created:
             self.state.apply(entry, digest)
             return True
         found = self._step()

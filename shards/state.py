@@ -247,6 +247,14 @@ class State:
                 )
             position_json(move.place.position)
             places[key] = move.place
+        for there, files in ((self.carry, entry.carry), (self.dedup, entry.dedup)):
+            for file in files:
+                old = there.get((file.source, file.lane))
+                if file.expect != (old.path if old else None):
+                    raise StalePlace(f"{file.source}/L{file.lane:04d} has {old and old.path}, not {file.expect}")
+        for mark in entry.watermarks:
+            if mark.event_time_us < self.watermarks.get((mark.source, mark.lane), mark.event_time_us):
+                raise StalePlace(f"the watermark of {mark.source}/L{mark.lane:04d} would fall")
 
     def _check_deletes(self, entry: Entry) -> None:
         for delete in entry.delete:
