@@ -6,12 +6,12 @@ Whatever the delivery into a dataset rests on is not for a pipeline to set: `lib
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr, field_validator, model_validator
 
 from headrace.connectors.contract import ConnectorConfig
+from headrace.connectors.start_time import check_start, start_us
 from headrace.schemas.pipeline import bytes_field, run_field
 
 #: https://github.com/apache/kafka: legal topic names
@@ -53,18 +53,6 @@ _REFUSED = {
 }
 
 
-def _parse_start(text: str) -> str:
-    if text in ("earliest", "latest"):
-        return text
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise ValueError("earliest, latest or a time with its offset, such as 2026-01-31T12:00:00Z, is expected")
-    return text
-
-
 def _one_or_many(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
@@ -85,7 +73,7 @@ class KafkaConfig(ConnectorConfig):
     topics: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = bytes_field(
         description="names of topics; one that begins with ^ is a regular expression", min_length=1
     )
-    start: Annotated[str, AfterValidator(_parse_start)] = run_field(
+    start: Annotated[str, AfterValidator(check_start)] = run_field(
         "earliest", description="where a partition begins that was never read: earliest, latest or an ISO 8601 time"
     )
     key: Literal["none", "message"] = bytes_field(
@@ -157,8 +145,7 @@ class KafkaConfig(ConnectorConfig):
 
     def start_ms(self) -> int:
         """The start time, in ms since 1970 UTC, rounded up. Only where `start` is a time."""
-        time = datetime.fromisoformat(self.start)
-        return -(-round(time.timestamp() * 1_000_000) // 1000)
+        return -(-start_us(self.start) // 1000)
 
 
 def connection_properties(config: KafkaConfig) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +9,7 @@ from pydantic import SecretStr, field_validator, model_validator
 
 from headrace.connectors.contract import ConnectorConfig
 from headrace.connectors.nats_wire import Login
+from headrace.connectors.start_time import check_start
 from headrace.schemas.pipeline import bytes_field, run_field
 
 
@@ -55,9 +55,7 @@ class NatsConfig(ConnectorConfig):
     @field_validator("start")
     @classmethod
     def _start(cls, value: str) -> str:
-        if value not in ("earliest", "latest"):
-            start_time(value)
-        return value
+        return check_start(value)
 
     @model_validator(mode="after")
     def _check(self) -> NatsConfig:
@@ -78,19 +76,6 @@ class NatsConfig(ConnectorConfig):
             self.urls, self.timeout_s, self.user, password, token, self.creds_file, self.ca_file, self.cert_file,
             self.key_file,
         )  # fmt: skip
-
-
-def start_time(value: str) -> tuple[str, int]:
-    """A time as JetStream takes it (RFC 3339, UTC), and as nanoseconds since 1970. Raises: ValueError."""
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as exc:
-        raise ValueError("earliest, latest, or an ISO 8601 time such as 2026-11-01T06:00:00Z is expected") from exc
-    if moment.tzinfo is None:
-        raise ValueError("a time with its zone is expected, such as 2026-11-01T06:00:00Z")
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    time_ns = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z"), time_ns
 
 
 def overlap(one: str, other: str) -> bool:

@@ -17,10 +17,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from headrace.connectors.contract import Connector, Gap, Idle, Lag, Position, Read, Split
-from headrace.connectors.nats_config import NatsConfig, start_time
+from headrace.connectors.nats_config import NatsConfig
 from headrace.connectors.nats_message import read_message
 from headrace.connectors.nats_pull import Api, Puller
 from headrace.connectors.nats_wire import Wire
+from headrace.connectors.start_time import start_us
 from headrace.schemas.errors import ConfigError, SourceChanged, SourceError
 
 #: While nothing comes, the stream's own account is looked at this often.
@@ -143,7 +144,7 @@ class NatsJetStream(Connector):
                 return _edge(state)  # a real place rather than None: what goes from now on is a gap
             if self.config.start == "latest":
                 return int(state["last_seq"])
-            first = self._puller(api, subject).first_since(*start_time(self.config.start))
+            first = self._puller(api, subject).first_since(start_us(self.config.start))
             return int(state["last_seq"]) if first is None else first - 1
 
     def end_of(self, split: Split) -> Position:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from headrace.connectors.nats_wire import Message, Wire
@@ -152,13 +153,18 @@ class Puller:
             self._api.send(f"CONSUMER.DELETE.{self._stream}.{self._name}", {})
             self._name = None
 
-    def first_since(self, time_rfc3339: str, time_ns: int) -> int | None:
-        """The sequence of the first message that the stream took at a time or later; None if there is none yet."""
-        self._renew({"deliver_policy": "by_start_time", "opt_start_time": time_rfc3339})
+    def first_since(self, time_us: int) -> int | None:
+        """The sequence of the first message that the stream took at a time or later; None if there is none yet.
+
+        time_us: microseconds since 1970 UTC.
+        """
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)
+        rfc3339 = moment.isoformat().replace("+00:00", "Z")
+        self._renew({"deliver_policy": "by_start_time", "opt_start_time": rfc3339})
         found = self.pull(0, 0.5)
         self.drop()
         # For a time behind the last message a server begins at the first one (2.9.10).
-        return found[0].seq if found and found[0].time_ns >= time_ns else None
+        return found[0].seq if found and found[0].time_ns >= time_us * 1000 else None
 
     def pending(self, after: int) -> int:
         """How many messages come after a sequence."""

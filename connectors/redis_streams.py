@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +32,7 @@ from headrace.connectors.redis_entry import (
 )
 from headrace.connectors.redis_gaps import Place, step
 from headrace.connectors.redis_link import RedisLink
+from headrace.connectors.start_time import check_start, start_us
 from headrace.schemas.errors import ConfigError, SourceChanged
 from headrace.schemas.pipeline import bytes_field, run_field
 
@@ -91,9 +91,7 @@ class RedisStreamsConfig(ConnectorConfig):
     @field_validator("start")
     @classmethod
     def _start(cls, value: str) -> str:
-        if value not in ("earliest", "latest"):
-            _start_ms(value)
-        return value
+        return check_start(value)
 
 
 class RedisStreams(Connector):
@@ -186,7 +184,7 @@ class RedisStreams(Connector):
 
     def start_of(self, split: Split) -> Position:
         if self.config.start not in ("earliest", "latest"):
-            ms = _start_ms(self.config.start)
+            ms = max(0, start_us(self.config.start) // 1000)
             return position_of(before((ms, 0)), False)
         shown = self._link.counters(key_of_id(split.id))
         if shown is None:
@@ -225,14 +223,3 @@ def _next_count(count: int, entries: Sequence[Entry], most: int) -> int:
     largest = max((entry.size for entry in entries), default=0)
     return max(1, min(2 * count, most, _BATCH_BYTES // max(1, largest)))
 
-
-def _start_ms(value: str) -> int:
-    """Milliseconds since 1970. Raises: ValueError."""
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as exc:
-        raise ValueError("earliest, latest, or an ISO 8601 time such as 2026-11-01T06:00:00Z is expected") from exc
-    if moment.tzinfo is None:
-        raise ValueError("a time with its zone is expected, such as 2026-11-01T06:00:00Z")
-    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return max(0, (delta.days * 86_400 + delta.seconds) * 1000 + delta.microseconds // 1000)

@@ -17,11 +17,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from headrace.connectors.contract import Blob, Broken, Connector, Gap, Idle, Item, Position, Split
+from headrace.ingest.backoff import BUDGET_S, LONGEST_PAUSE_S, pause_s
 from headrace.schemas.errors import ConfigError, HeadraceError, RateLimited, SourceChanged
 
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 60.0
-BUDGET_S = 15 * 60.0  #: of trying in vain; beyond it the split counts as parked, and is tried once a minute
 UNKNOWN_TRIES = 3  #: of an error that no connector should raise, at one position
 _ITEM_BYTES = 512  # what an item costs besides its payload
 
@@ -133,12 +131,12 @@ class ThreadFeed:
             except RateLimited as exc:
                 pause, message = exc.retry_after, str(exc)
             except (HeadraceError, OSError) as exc:
-                pause, message = self._pause(tries), str(exc)
+                pause, message = pause_s(tries, self._random), str(exc)
                 tries += 1
             except Exception as exc:  # a bug of the connector: it must not end the service, nor be tried for ever
                 unknown = unknown + 1 if unknown_at == self._after else 1
                 unknown_at = self._after
-                pause, message = self._pause(tries), f"{type(exc).__name__}: {exc}"
+                pause, message = pause_s(tries, self._random), f"{type(exc).__name__}: {exc}"
                 tries += 1
                 if unknown >= UNKNOWN_TRIES:
                     self.trouble = Trouble(f"{message} ({unknown} times here)", time.time(), parked=True, next_try=None)
@@ -172,10 +170,6 @@ class ThreadFeed:
             self._bytes += size
             self._after = read.position
         self._ready()
-
-    def _pause(self, tries: int) -> float:
-        """Full jitter. Source: AWS Architecture Blog, Exponential Backoff And Jitter (2015)."""
-        return self._random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(tries, 10)))
 
 
 def _size(read: Datum) -> int:

@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from headrace.ingest.artefacts import read_artefact
 from headrace.ingest.complete import Completer, make_samples, output_schema
+from headrace.ingest.encoding import encode
 from headrace.ingest.lane_books import SplitBooks
 from headrace.ingest.lane_rows import Rows, ready_batches, sliced, suspects
 from headrace.ingest.resolve import Output, ResolvedStream, Runtime
 from headrace.ingest.task import Conviction
 from headrace.ingest.walk import KEEP_BYTES, Batch, Duplicate, GapSeen, InFlight, ItemDone, Origin, Refused
-from headrace.schemas.errors import HeadraceError, NotFitted, RecordError, SchemaMismatch
+from headrace.schemas.errors import NotFitted
 from headrace.schemas.record import PAYLOAD_COLUMN, Modality
 from headrace.shards import entry as log
 from headrace.shards.books import Books, StreamCounts
@@ -181,24 +182,7 @@ class LaneOutput:
     def _encode_rows(self, out: OpenOutput, records: pa.RecordBatch, origins: Rows) -> None:
         """Encode a batch; on an error halve it until the row at fault stands alone."""
         started = time.perf_counter()
-        self._slot.enter("encode", suspects(origins))
-        encoded: Encoded | None = None
-        failure: tuple[str, str] | None = None
-        try:
-            if out.tokenizer is not None:
-                encoded = out.tokenizer.encode(records)
-        except MemoryError:
-            self._slot.out_of_memory()
-            raise
-        except SchemaMismatch as exc:
-            failure = ("schema_mismatch", str(exc))
-        except RecordError as exc:
-            failure = (exc.reason, exc.message)
-        except HeadraceError as exc:
-            failure = ("encode_failed", str(exc))
-        except Exception as exc:
-            failure = ("encode_failed", f"{type(exc).__name__}: {exc}")
-        self._slot.leave()
+        encoded, failure = encode(out.tokenizer, records, self._slot, suspects(origins))
         self.seconds["encode"] += time.perf_counter() - started
         if failure is None:
             self._write(out, records, encoded, origins)

@@ -20,24 +20,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from headrace.connectors.contract import Broken, Connector, Gap, Idle, Item, Position, Split
+from headrace.ingest.backoff import BUDGET_S, pause_s
 from headrace.ingest.spool import Clock, SpoolFull, SpoolSettings, now_us
 from headrace.ingest.spool_queue import ITEM_COST, Taken, TakenQueue, taken
 from headrace.ingest.spool_writer import SpoolWriter
 from headrace.schemas.errors import ConfigError, Fenced, HeadraceError, RateLimited, SourceChanged, StorageError
 
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 60.0
 _GROUP_BYTES = 4 << 20
 
 log = logging.getLogger(__name__)
-
-
-def pause_s(attempt: int, dice: random.Random) -> float:
-    """Full jitter: anything up to 0.5 s x 2^attempt, at most 60 s.
-
-    Source: Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015.
-    """
-    return dice.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(attempt, 16)))
 
 
 @dataclass
@@ -75,7 +66,7 @@ class Receiver:
         dice: random.Random | None = None,
         buffer_bytes: int = 32 << 20,
         discover_s: float = 5.0,
-        budget_s: float = 900.0,
+        budget_s: float = BUDGET_S,
     ) -> None:
         """`budget_s`: a split that fails for longer is reported as parked; it is tried on all the same."""
         self.connector = connector

@@ -13,12 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from headrace.ingest.complete import make_samples
+from headrace.ingest.encoding import encode
 from headrace.ingest.lane_output import OpenOutput
 from headrace.ingest.replay_claims import Refusal
 from headrace.ingest.replay_rows import Row
 from headrace.ingest.resolve import ResolvedStream
 from headrace.ingest.walk import KEEP_BYTES, InFlight
-from headrace.schemas.errors import HeadraceError, RecordError, SchemaMismatch
 from headrace.schemas.record import PAYLOAD_COLUMN, Modality
 from headrace.shards import entry as log
 from headrace.shards.books import Books, StreamCounts
@@ -86,23 +86,8 @@ class ReplayOutput:
             return [(one, "not_fitted", words) for one in wanted]
         batch = wanted[0].record if len(wanted) == 1 else pa.concat_batches([one.record for one in wanted])
         began = time.perf_counter()
-        self._slot.enter("encode", [{**suspect, "k": wanted[0].k}])
-        encoded, failure = None, None
-        try:
-            if out.tokenizer is not None:
-                encoded = out.tokenizer.encode(batch)
-        except MemoryError:
-            self._slot.out_of_memory()
-            raise
-        except SchemaMismatch as exc:
-            failure = ("schema_mismatch", str(exc))
-        except RecordError as exc:
-            failure = (exc.reason, exc.message)
-        except HeadraceError as exc:
-            failure = ("encode_failed", str(exc))
-        except Exception as exc:
-            failure = ("encode_failed", f"{type(exc).__name__}: {exc}")
-        self._slot.leave()
+        suspects = [{**suspect, "k": wanted[0].k}]
+        encoded, failure = encode(out.tokenizer, batch, self._slot, suspects)
         self.seconds += time.perf_counter() - began
         if failure is not None:
             if len(wanted) == 1:

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from headrace.connectors.contract import BytesBlob, Connector, ConnectorConfig, Gap, Idle, Item, Position, Read, Split
-from headrace.ingest import receiver as receiver_module
-from headrace.ingest.receiver import Receiver, pause_s
+from headrace.ingest import backoff
+from headrace.ingest.backoff import pause_s
+from headrace.ingest.receiver import Receiver
 from headrace.ingest.spool import SpoolSettings
 from headrace.ingest.spool_memory import MemoryDisk
 from headrace.ingest.spool_reader import SpoolReader
@@ -114,7 +115,7 @@ def data(reads: list[Any]) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiver_module, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -367,7 +368,7 @@ def test_a_split_that_appears_later_is_read_and_one_that_ends_is_done(tmp_path: 
 
 
 def test_pauses_grow_to_a_minute_with_full_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiver_module, "_FIRST_PAUSE_S", 0.5)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE_S", 0.5)
     dice = random.Random(1)
     for attempt, most in [(0, 0.5), (1, 1.0), (4, 8.0), (7, 60.0), (5000, 60.0)]:
         drawn = [pause_s(attempt, dice) for _ in range(400)]
