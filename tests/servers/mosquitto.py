@@ -16,26 +16,19 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
 
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        port: int = s.getsockname()[1]
-        return port
+from .process import ServerProcess, free_port
 
 
-class Mosquitto:
+class Mosquitto(ServerProcess):
     """mosquitto on 127.0.0.1; skips the test where it is not installed."""
 
     def __init__(
@@ -50,11 +43,10 @@ class Mosquitto:
         """lines: more of mosquitto.conf; users: name → password; tls: (CA, certificate, key) files."""
         self._binary = _binary()
         pytest.importorskip("paho.mqtt.client", reason="the Python library paho-mqtt is not installed (headrace[mqtt])")
-        self.folder = Path(tempfile.mkdtemp(prefix="headrace-mosquitto-"))
+        super().__init__("mosquitto")
         self.port = free_port()
         self.tls = tls
         self._users = users or {}
-        self._process: subprocess.Popen[bytes] | None = None
         settings = [
             f"listener {self.port} 127.0.0.1",
             f"allow_anonymous {'false' if users else 'true'}",
@@ -84,40 +76,13 @@ class Mosquitto:
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
-    def kill(self) -> None:
-        """SIGKILL, as a crash would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-            self._process = None
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing answers."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
     def restart(self) -> None:
         """Start on the same port and data, and wait until it accepts."""
-        self.kill()
-        with open(self.folder / "log", "ab") as log:
-            self._process = subprocess.Popen(
-                [self._binary, "-c", str(self.folder / "mosquitto.conf")], stdout=log, stderr=log
-            )
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError as exc:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    said = (self.folder / "log").read_text(errors="replace")[-1500:]
-                    raise AssertionError(f"mosquitto did not start:\n{said}") from exc
-                time.sleep(0.02)
+        self.launch([self._binary, "-c", str(self.folder / "mosquitto.conf")], self._accepts)
+
+    def _accepts(self) -> bool:
+        socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        return True
 
     def save(self) -> None:
         """Write the store to disk now (SIGUSR1), and wait until it is there."""
@@ -134,17 +99,6 @@ class Mosquitto:
     def forget(self) -> None:
         """Remove the store of a broker that is not running: its sessions are gone."""
         (self.folder / "mosquitto.db").unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """End the broker and remove its data."""
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Mosquitto:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     # -- a publisher --------------------------------------------------------------------------------------------------
 

@@ -10,26 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import tempfile
-import time
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
 
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        port: int = s.getsockname()[1]
-        return port
+from .process import ServerProcess, free_port
 
 
-class NatsServer:
+class NatsServer(ServerProcess):
     """nats-server with JetStream; `config` is added to its configuration file. Skips where it is not installed."""
 
     def __init__(self, config: str = "", *, scheme: str = "nats", jetstream: bool = True) -> None:
@@ -38,7 +27,7 @@ class NatsServer:
         binary = shutil.which("nats-server", path=path)
         if binary is None:
             pytest.skip("nats-server is not installed (Debian package nats-server)")
-        self.folder = Path(tempfile.mkdtemp(prefix="headrace-nats-"))
+        super().__init__("nats-server")
         self.port = free_port()
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         lines = [f"listen: 127.0.0.1:{self.port}", config.replace("FOLDER", str(self.folder))]
@@ -46,7 +35,6 @@ class NatsServer:
             lines.append(f'jetstream {{ store_dir: "{self.folder}/data" }}')
         (self.folder / "server.conf").write_text("\n".join(lines))
         self._command = [binary, "-c", str(self.folder / "server.conf")]
-        self._process: subprocess.Popen[bytes] | None = None
         self._admins: list[Admin] = []
         try:
             self.restart()
@@ -54,41 +42,14 @@ class NatsServer:
             self.close()
             raise
 
-    def kill(self) -> None:
-        """SIGKILL, as a crash would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-            self._process = None
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing answers."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
     def restart(self) -> None:
         """Start on the same port and data, and wait until it greets."""
-        self.kill()
-        with open(self.folder / "log", "ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 1) as s:
-                    s.settimeout(2)
-                    if s.recv(5) == b"INFO ":
-                        return
-            except OSError:
-                pass  # not yet
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                said = (self.folder / "log").read_text(errors="replace")[-1500:]
-                raise AssertionError(f"nats-server did not start:\n{said}")
-            time.sleep(0.02)
+        self.launch(self._command, self._greets)
+
+    def _greets(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), 1) as s:
+            s.settimeout(2)
+            return s.recv(5) == b"INFO "
 
     def admin(self, **connect: Any) -> Admin:
         """A client of the tests, closed with the server; `connect` is sent as credentials."""
@@ -100,14 +61,7 @@ class NatsServer:
         """End the server and remove its data."""
         for admin in self._admins:
             admin.close()
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> NatsServer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        super().close()
 
 
 class Admin:

@@ -8,26 +8,16 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import socket
 import subprocess
-import tempfile
-import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
 
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        port: int = s.getsockname()[1]
-        return port
+from .process import ServerProcess, free_port
 
 
-class RedisServer:
+class RedisServer(ServerProcess):
     """redis-server with an append-only file that is synced at every write; skips the test where it is not installed."""
 
     def __init__(self, *options: str, password: str | None = None, tls: bool = False) -> None:
@@ -35,21 +25,20 @@ class RedisServer:
         if binary is None:
             pytest.skip("redis-server is not installed (Debian package redis-server)")
         pytest.importorskip("redis", reason="the Python library redis is not installed (headrace[redis])")
-        self._folder = Path(tempfile.mkdtemp(prefix="headrace-redis-"))
+        super().__init__("redis-server")
         self.port = free_port()
         self.password = password
         self.tls = tls
         listen = ["--port", str(self.port)]
         if tls:
-            self.ca, certificate, key = make_certificates(self._folder)
+            self.ca, certificate, key = make_certificates(self.folder)
             listen = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
             listen += ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-ca-cert-file", self.ca]
         self._command = [
-            binary, *listen, "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "", "--daemonize", "no",
+            binary, *listen, "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", "--daemonize", "no",
             "--appendonly", "yes", "--appendfsync", "always", *(["--requirepass", password] if password else []),
             *options,
         ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
         self._clients: list[Any] = []
         try:
             self.restart()
@@ -72,56 +61,26 @@ class RedisServer:
         self._clients.append(client)
         return client
 
-    def kill(self) -> None:
-        """SIGKILL, as a crash would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-            self._process = None
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing answers."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
     def restart(self) -> None:
         """Start on the same port and data, and wait until it answers."""
-        self.kill()
-        with open(self._folder / "log", "ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        self.launch(self._command, self._answers)
+
+    def _answers(self) -> bool:
         import redis
 
-        deadline = time.monotonic() + 20
-        while True:
-            client = self.client(socket_timeout=1)
-            try:
-                client.ping()
-                return
-            except redis.exceptions.RedisError as exc:
-                said = (self._folder / "log").read_text(errors="replace")[-1500:]
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"redis-server did not start:\n{said}") from exc
-                time.sleep(0.02)
-            finally:
-                client.close()
+        client = self.client(socket_timeout=1)
+        try:
+            return bool(client.ping())
+        except redis.exceptions.RedisError:
+            return False
+        finally:
+            client.close()
 
     def close(self) -> None:
         """End the server and remove its data."""
         for client in self._clients:
             client.close()
-        self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def __enter__(self) -> RedisServer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        super().close()
 
 
 def make_certificates(folder: Path) -> tuple[str, Path, Path]:
