@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from headrace.ingest.guards import check_settings, probe_sources
 from headrace.ingest.inline_engine import run_inline
+from headrace.ingest.live_writer import refuse_live_writer
 from headrace.ingest.parts import Part
 from headrace.ingest.resolve import ResolvedStream, Runtime, resolve
 from headrace.schemas.errors import ConfigError, HeadraceError
@@ -92,6 +93,8 @@ def build(
     store = open_store(where, create=True)
     state = CommitLog(store).replay()
     check_settings(streams, state.settings)
+    if state.api is not None:
+        refuse_live_writer(state, store.url, take_over=False)  # a build that was killed has no address, and goes on
     count = workers or os.cpu_count() or 1
     chosen = _choose(engine, streams, address) if part is None else "inline"
     began = time.monotonic()

@@ -13,6 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from headrace.connectors.contract import Idle, Item, Read, Split
 from headrace.connectors.sniff import sniff
 from headrace.ingest.bad_fraction import BadFraction
@@ -93,7 +96,8 @@ class _Reading:
         self.events: Iterator[Event] = iter(walk)
         self.position, self.k, self.begun = live.position, live.k, live.begun  # as committed
         self.last_data = now
-        self.latest_us: int | None = None
+        self.latest_us: int | None = None  #: newest event time taken
+        self.committed_us: int | None = None  #: newest event time committed
         self.over = False
         self.at = Place(0, 0, live.position, live.k)  #: where the walk stands
         self.flushed = False  #: its open windows were closed because it is over
@@ -339,6 +343,7 @@ class LiveLane:
                     out.append((reading.row.split, reading.at.position))
                 reading.position, reading.k, reading.begun = reading.at.position, reading.at.k, True
                 reading.flushed = False
+                reading.committed_us = reading.latest_us
         self._books.restart()
         self._pending_since = None
         dedup, carry = self._files
@@ -413,7 +418,7 @@ class LiveLane:
                         "next_try": trouble.next_try,
                     }
                 )
-        latest = [r.latest_us for r in self._readings.values() if r.latest_us is not None]
+        latest = [r.committed_us for r in self._readings.values() if r.committed_us is not None]
         return {
             "stream": self.stream.name,
             "lane": self.task.lane,
@@ -431,9 +436,6 @@ class LiveLane:
 
 def _latest_us(event: Batch) -> int | None:
     """The newest event time of a batch, in microseconds since 1970, or that of its item."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     times = [event.origin.item.event_time] if event.origin.item.event_time is not None else []
     for name in ("event_time", "event_end"):
         column = event.draft.column(name)

@@ -9,17 +9,15 @@ receiver fills the spools.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
-import urllib.error
-import urllib.request
 from typing import Any
 
 from headrace.ingest.environment import library_versions
 from headrace.ingest.guards import check_settings
 from headrace.ingest.ledger import Ledger
+from headrace.ingest.live_writer import answers
 from headrace.ingest.resolve import ResolvedStream, Runtime, resolve
 from headrace.ingest.service_batches import Batches
 from headrace.ingest.service_commits import Commits
@@ -77,7 +75,7 @@ class Service:
             streams = resolve(self.runtime.pipeline, self.runtime.base, self.runtime.dataset)
             state = self.log.replay()
             check_settings(streams, state.settings)
-            if state.maybe_live and state.api and not take_over and _answers(state.api, self.runtime.dataset):
+            if state.maybe_live and state.api and not take_over and answers(state.api, self.runtime.dataset):
                 raise Fenced(
                     f"a service is running on this dataset at {state.api}; stop it first, or take over with --take-over"
                 )
@@ -127,7 +125,7 @@ class Service:
 
     def _shared(self, group: str) -> str | None:
         """The artefact of another stream that is fitted together with it."""
-        for stream in resolve(self.runtime.pipeline, self.runtime.base, self.runtime.dataset).values():
+        for stream in self.ledger.streams.values():
             for output in stream.outputs.values():
                 own = self.log.state.settings.get(output.name)
                 if output.fit_group == group and own is not None and own.tokenizer:
@@ -423,14 +421,3 @@ class Service:
         """Where an unbounded split goes on: position, k, and whether the log has a place for it."""
         at = self.log.state.place(source, lane, log.split_digest(split_id))
         return (None, 0, False) if at is None else (at.position, at.k, True)
-
-
-def _answers(api: str, dataset: str) -> bool:
-    """Whether a service of this dataset answers at this address; another one may have got the port meanwhile."""
-    try:
-        with urllib.request.urlopen(f"{api}/api/v1/status", timeout=3) as reply:
-            return bool(json.load(reply).get("dataset") == dataset)
-    except urllib.error.HTTPError as exc:
-        return exc.code in (401, 403)  # it wants a token, so a service it is
-    except (OSError, ValueError):
-        return False

@@ -181,8 +181,16 @@ def test_the_watermark_is_that_of_the_slowest_split_that_is_not_idle() -> None:
     world.splits = {"a": stamped([10, 30, 40]), "b": stamped([20])}
     world.start()
     world.lane.turn(100.0)
-    world.commit(100.0 + 6)
-    assert world.log.state.watermarks[("tide", 0)] >= 18_000_000
+    world.commit(101.0)
+    assert world.log.state.watermarks[("tide", 0)] == 38_000_000, "the idle split holds it back"
+
+
+def test_a_lane_tells_the_newest_event_that_is_committed() -> None:
+    world = World({"a": [Item(b"x", i, event_time=i * 1_000_000) for i in range(1, 4)]})
+    world.lane.turn(0.0)
+    assert world.lane.snapshot()["event_time_us"] is None, "nothing is committed yet"
+    world.commit()
+    assert world.lane.snapshot()["event_time_us"] == 3_000_000
 
 
 def test_a_lane_of_garbage_stops_after_its_window() -> None:

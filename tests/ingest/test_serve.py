@@ -155,7 +155,12 @@ streams:
             (tmp_path / "in" / f".part{n}").write_text(f"note {n}")
             os.rename(tmp_path / "in" / f".part{n}", tmp_path / "in" / f"{n}.txt")
             service.wait(lambda n=n: service.samples("notes") == n + 1)
+        refused = service.ask("build", str(service.pipeline), "--out", str(service.out), "--engine", "inline")
+        assert refused.returncode == 2 and "a service runs on this dataset" in refused.stderr
+        assert service.stream("notes")["state"] == "running", "a build fenced the service"
         assert service.drain() == 0
+    built = service.ask("build", str(service.pipeline), "--out", str(service.out), "--engine", "inline")
+    assert built.returncode == 0, built.stderr
     assert sorted(service.column("notes", "uri")) == ["0.txt", "1.txt", "2.txt"]
     service.checked()
 

@@ -40,6 +40,7 @@ def compact(
     from dataclasses import asdict
 
     from headrace.ingest.environment import library_versions
+    from headrace.ingest.live_writer import refuse_live_writer
     from headrace.schemas.errors import ConfigError, HeadraceError
     from headrace.shards.compact import Compactor, everything
     from headrace.shards.compact import compact as run
@@ -70,8 +71,7 @@ def compact(
         total = sum(len(m.shards) for m in merges)
         typer.echo(f"{total:,} shards would become {len(merges):,}")
         return
-    if opened.state.maybe_live and not take_over:
-        raise ConfigError("another writer may be live on this dataset: stop it first, or give --take-over to fence it")
+    refuse_live_writer(opened.state, opened.store.url, take_over)
     log = CommitLog(opened.store)
     log.claim(library_versions(), {})
     done = run(log, policy, stream=stream)

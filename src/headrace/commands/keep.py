@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from headrace.shards.state import State
-
-_ANSWER_S = 3.0
 
 Dataset_ = Annotated[str, typer.Argument(help="A dataset: a folder or s3://bucket/prefix.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for scripts.")]
@@ -45,6 +40,7 @@ def forget(
     from dataclasses import asdict
 
     from headrace.ingest.environment import library_versions
+    from headrace.ingest.live_writer import refuse_live_writer
     from headrace.shards.dataset import Dataset
     from headrace.shards.forget import Selection, find
     from headrace.shards.forget import forget as run
@@ -58,7 +54,7 @@ def forget(
             json.dumps({"samples": found.num_rows}) if as_json else f"{found.num_rows:,} samples would be forgotten"
         )
         return
-    refuse_live_writer(opened.state, take_over)
+    refuse_live_writer(opened.state, opened.store.url, take_over)
     log = CommitLog(opened.store)
     log.claim(library_versions(), {})
     done = run(log, chosen, erase=erase)
@@ -100,6 +96,7 @@ def gc(
 
     from headrace.commands.compact import seconds
     from headrace.ingest.environment import library_versions
+    from headrace.ingest.live_writer import refuse_live_writer
     from headrace.schemas.errors import ConfigError, HeadraceError
     from headrace.shards.dataset import Dataset
     from headrace.shards.gc import collect
@@ -116,7 +113,7 @@ def gc(
     old = due(opened.store, opened.state, keep_s).files if keep_s is not None else ()
     expired = Expired()
     if delete and (take_over or (old and keep_s is not None)):
-        refuse_live_writer(opened.state, take_over)
+        refuse_live_writer(opened.state, opened.store.url, take_over)
         log.claim(library_versions(), {})
         expired = expire(log, keep_s)
         log.end()
@@ -142,32 +139,3 @@ def gc(
         typer.echo(f"{len(report.garbage)} files, {report.bytes:,} bytes {verb}")
     if expired.damaged:
         raise HeadraceError(f"{len(expired.damaged)} damaged quarantine files keep their bytes: see `headrace verify`")
-
-
-def refuse_live_writer(state: State, take_over: bool) -> None:
-    """Whether a command may claim a dataset. Raises: ConfigError where a writer is, or may be, live.
-
-    A service that has told its address is asked; one that does not answer is dead. A writer without an address (a
-    build, a service without a page) cannot be asked.
-    """
-    import http.client
-    import urllib.error
-    import urllib.request
-
-    from headrace.schemas.errors import ConfigError
-
-    if take_over or not state.maybe_live:
-        return
-    if state.api is None:
-        raise ConfigError("another writer may be live on this dataset: stop it first, or give --take-over to fence it")
-    try:
-        with urllib.request.urlopen(f"{state.api}/healthz", timeout=_ANSWER_S):
-            answers = True
-    except (urllib.error.HTTPError, http.client.HTTPException):
-        answers = True
-    except OSError:
-        answers = False
-    if answers:
-        raise ConfigError(
-            f"a service runs on this dataset at {state.api}: stop it first, or give --take-over to fence it"
-        )

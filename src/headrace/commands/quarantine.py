@@ -94,7 +94,7 @@ def replay(
     Run it again as often as you like: a row that gave its samples never gives them twice.
     """
     from headrace.commands.build import read_source
-    from headrace.commands.keep import refuse_live_writer
+    from headrace.ingest.live_writer import refuse_live_writer
     from headrace.ingest.replay_rows import Selection
     from headrace.ingest.replay_run import replay as run
     from headrace.shards.dataset import Dataset
@@ -102,7 +102,8 @@ def replay(
     spec, base = read_source(pipeline, "NOASSERTION")
     chosen = Selection.parse(stream, reason, row or ())
     if not dry_run:
-        refuse_live_writer(Dataset.open(dataset).state, take_over)
+        opened = Dataset.open(dataset)
+        refuse_live_writer(opened.state, opened.store.url, take_over)
     done = run(spec, dataset, chosen, base=base, dry=dry_run)
     if as_json:
         typer.echo(json.dumps(done.to_json(), ensure_ascii=False))
