@@ -122,7 +122,8 @@ class Discovery:
 
     def _look_live(self, connector: Connector, listing: list[Split]) -> None:
         service, made = self._service, self._made
-        pins = {d: p for (source, d), p in service.log.state.splits.items() if source == made.name}
+        with service.lock:  # the log grows in other threads
+            pins = {d: p for (source, d), p in service.log.state.splits.items() if source == made.name}
         fresh: list[tuple[Split, object]] = []
         parked = {}
         for split in listing:
