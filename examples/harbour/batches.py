@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 import headrace
 from headrace.schemas.record import list_views
-from headrace.tokenizers.vocabulary import CONTROL, Vocabulary, begin_end
+from headrace.schemas.vocabulary import CONTROL, Vocabulary, begin_end
 
 Ids = npt.NDArray[np.int32]
 BATCH, LENGTH = 4, 1024

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.schemas.errors import TokenizerError
 from headrace.schemas.record import MODALITIES
-from headrace.tokenizers.vocabulary import ALIGN, CONTROL, FIRST, Block, Vocabulary, begin_end
+from headrace.schemas.vocabulary import ALIGN, CONTROL, FIRST, Block, Vocabulary, begin_end
 
 
 def grown() -> tuple[Vocabulary, Vocabulary, Vocabulary]:

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from headrace.schemas.canonical import canonical_json, sha256_hex
 from headrace.schemas.errors import TokenizerError
 from headrace.schemas.record import MODALITIES, Modality
-from headrace.tokenizers.arrays import Array
 
 FORMAT = 1
 FIRST = 1024
@@ -84,14 +84,14 @@ class Vocabulary:
                 return block
         raise TokenizerError(f"the vocabulary has no block for tokenizer {fingerprint[:12]}…: append it first")
 
-    def view(self, fingerprint: str, ids: Array) -> Array:
+    def view(self, fingerprint: str, ids: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         """int32 unified ids of a tokenizer's own ids. Raises: TokenizerError for ids beyond its block."""
         block = self.block(fingerprint)
         if len(ids) and int(ids.max()) >= block.size:
             raise TokenizerError(f"id {int(ids.max())} lies beyond the {block.size} ids of `{block.kind}`")
         return ids.astype(np.int32) + np.int32(block.start)
 
-    def own(self, fingerprint: str, unified: Array) -> Array:
+    def own(self, fingerprint: str, unified: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
         """uint32 own ids of unified ids of one tokenizer. Raises: TokenizerError for ids of another."""
         block = self.block(fingerprint)
         if len(unified) and not block.start <= int(unified.min()) <= int(unified.max()) < block.start + block.size:
