@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from headrace.schemas.record import draft_schema, list_views, modality_of
 from headrace.schemas.sample import BULK
 from headrace.shards.dataset import Dataset, StreamInfo
 from headrace.shards.log import CommitLog
+from headrace.shards.origin import origin
 from headrace.tokenizers.contract import Tokenizer
 from headrace.tokenizers.registry import load
 
@@ -167,35 +167,11 @@ class DatasetView:
 
     def why(self, address: Address) -> dict[str, Any]:
         """Where a sample came from: source, position, license, transforms, tokenizer, and the commit that added it."""
-        sample = self.sample(address)
-        settings = self.dataset.state.settings[address.stream]
-        row = {
-            f.name: sample.column(f.name)[0]
-            for f in sample.schema
-            if f.name not in ("tokens", "pixels", "samples", "data")
-        }
-        plain = {name: _plain(value) for name, value in row.items()}
-        tokens = len(sample.column("tokens")[0]) if "tokens" in sample.schema.names else None
-        located = self.dataset.state.locate(address.stream, address.lane, address.seq)
-        return {
-            "sample": str(address),
-            "dataset": self.name,
-            **{k: v for k, v in plain.items() if v not in (None, [], "")},
-            "tokens": tokens,
-            "error_unit": settings.error_unit,
-            "tokenizer": settings.detail.get("tokenizer"),
-            "tokenizer_fingerprint": settings.tokenizer,
-            "stream_digest": settings.digest,
-            "shard": located[0].path if located else None,
-            "row": located[1] if located else None,
-            "commit": self._commit_of(address),
-        }
-
-    def _commit_of(self, address: Address) -> int | None:
-        for first_seq, version in reversed(self.dataset.state.origins.get((address.stream, address.lane), [])):
-            if first_seq <= address.seq:
-                return version
-        return None
+        self._known(address.stream)
+        try:
+            return origin(self.dataset, address.stream, address.lane, address.seq)
+        except KeyError as exc:
+            raise ConfigError(str(exc.args[0])) from exc
 
     def _known(self, stream: str) -> str:
         if stream not in self.dataset.state.settings:
@@ -210,17 +186,3 @@ def head_versions(url: str) -> list[str]:
     """The digests of all entries, oldest first."""
     dataset = Dataset.open(url)
     return [digest for _, digest in CommitLog(dataset.store).entries(stop=dataset.version)]
-
-
-def _plain(value: Any) -> Any:
-    found = value.as_py()
-    if isinstance(found, bytes):
-        return found.hex()
-    if hasattr(found, "isoformat"):
-        return found.isoformat()
-    if isinstance(found, str) and found[:1] in "{[":
-        try:
-            return json.loads(found)
-        except ValueError:
-            return found
-    return found

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from headrace.connectors.contract import Blob, Broken, Connector, ConnectorConfig, Gap, Idle, Item, Split
     from headrace.ingest.normalizers.contract import Bad, Normalizer, NormalizerConfig
     from headrace.schemas.record import RecordBuilder
+    from headrace.shards.loader.dataset import ShardDataset
+    from headrace.shards.loader.sources import Source
     from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
 
 __version__ = "0.1.0"
@@ -32,6 +34,8 @@ _HOME = {
     "Normalizer": "headrace.ingest.normalizers.contract",
     "NormalizerConfig": "headrace.ingest.normalizers.contract",
     "RecordBuilder": "headrace.schemas.record",
+    "ShardDataset": "headrace.shards.loader.dataset",
+    "Source": "headrace.shards.loader.sources",
     "Artefact": "headrace.tokenizers.contract",
     "Encoded": "headrace.tokenizers.contract",
     "Tokenizer": "headrace.tokenizers.contract",
@@ -52,6 +56,8 @@ __all__ = [
     "Normalizer",
     "NormalizerConfig",
     "RecordBuilder",
+    "ShardDataset",
+    "Source",
     "Split",
     "Tokenizer",
     "TokenizerConfig",

@@ -1,0 +1,183 @@
+"""A source at a pinned version: which streams it has, what stands around their tokens, and its blocks, lap by lap."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.schemas.errors import ConfigError, HeadraceError
+from headrace.schemas.vocabulary import CONTROL, Vocabulary, begin_end
+from headrace.shards.dataset import Dataset
+from headrace.shards.entry import StreamSettings, entry_name, parse
+from headrace.shards.loader.agreement import Agreement
+from headrace.shards.loader.assemble import Borders
+from headrace.shards.loader.blocks import Blocks
+from headrace.shards.loader.cache import NodeCache
+from headrace.shards.loader.sources import Source
+from headrace.shards.loader.table import block_table
+from headrace.shards.log import CommitLog
+from headrace.shards.origin import origin
+from headrace.shards.state import State
+from headrace.shards.store import Store, open_store
+
+_POLL_S = 1.0  # between looks for new commits
+
+
+@dataclass
+class Era:
+    """What was committed after version `since` up to version `upto`; since 0: everything."""
+
+    since: int
+    upto: int
+
+
+class PinnedSource:
+    """One source, opened. Picklable: another process opens the store again at the same version."""
+
+    def __init__(self, number: int, source: Source, agreement: Agreement, version: int | None = None) -> None:
+        """Pin it, at `version` if a state asks for it.
+
+        Raises: ConfigError naming the stream or what is missing; StorageError, BrokenLog, FormatTooNew.
+        """
+        self.number, self.source, self._agreement = number, source, agreement
+        self._store: Store | None = None
+        log = CommitLog(self.store)
+        first = self.store.get(entry_name(1)) if self.store.exists(entry_name(1)) else None
+        if first is None:
+            raise ConfigError(f"no dataset at {source.dataset}: it has no log", field="sources", value=source.dataset)
+        self.identity = parse(first, entry_name(1))[1][:16]  #: of the dataset, whatever grows in it
+        wanted = source.version if version is None else version
+        if wanted is None:
+            told = agreement.settle(f"source-{number}-{self.identity}", lambda: _head(log.replay()))
+            wanted = int(told["v"])
+        state = log.replay(wanted)
+        self.version, self.digest = state.v, state.digest
+        self.streams = self._chosen(state)
+        self.settings: dict[str, StreamSettings] = {name: state.settings[name] for name in self.streams}
+        self.vocab = state.vocab
+        self._state: State | None = state
+
+    @property
+    def store(self) -> Store:
+        """Of the dataset."""
+        if self._store is None:
+            self._store = open_store(self.source.dataset, self.source.options or None)
+        return self._store
+
+    @property
+    def tokens(self) -> bool:
+        """Whether its streams hold tokens (all do, or none does)."""
+        return next(iter(self.settings.values())).tokens is not None
+
+    def borders(self, vocabulary: Vocabulary | None, own: tuple[tuple[int, ...], tuple[int, ...]]) -> list[Borders]:
+        """What stands around the bodies of each stream: control ids of `vocabulary`, or with None the ids given.
+
+        Raises: TokenizerError if the vocabulary lacks a tokenizer.
+        """
+        if vocabulary is None:
+            return [Borders(*own) for _ in self.streams]
+        made = []
+        for settings in self.settings.values():
+            assert settings.tokenizer is not None
+            base = vocabulary.block(settings.tokenizer).start
+            if settings.modality == "text":
+                made.append(Borders((), (CONTROL["EOD"],), base))
+            else:
+                begin, end = begin_end(settings.modality)  # type: ignore[arg-type]
+                made.append(Borders((begin,), (end, CONTROL["EOD"]), base))
+        return made
+
+    def blocks(self, era: Era, *, mapped: bool, cache: NodeCache | None) -> Blocks:
+        """The blocks of an era. Raises: BrokenLog, StorageError."""
+        since = CommitLog(self.store).replay(era.since).next_seq if era.since else None
+        table = block_table(self._at(era.upto), self.streams, since)
+        return Blocks(self.store, table, mapped=mapped, cache=cache)
+
+    def following(self, era: Era, lap: int, wait: Callable[[], None]) -> Era | None:
+        """The next era, agreed by all: once there are newer samples; None if the writer ended and there are none.
+
+        `wait` is called at every look, and may raise. Raises: StorageError, BrokenLog.
+        """
+        name = f"source-{self.number}-{self.identity}-era-{lap}"
+        log = CommitLog(self.store)
+        before = log.replay(era.upto)
+        have = {key: seq for key, seq in before.next_seq.items() if key[0] in self.streams}
+        while True:
+            told = self._agreement.settled(name)
+            log.refresh()
+            state = log.state
+            grown = any(state.next_seq.get(k, 0) > have.get(k, 0) for k in state.next_seq if k[0] in self.streams)
+            if told is None and not grown and not state.ended:
+                wait()
+                time.sleep(_POLL_S)
+                continue
+            if told is None:
+                proposed = {**_head(state), "end": not grown}
+                told = self._agreement.settle(name, lambda proposed=proposed: proposed)  # type: ignore[misc]
+            return None if told["end"] else Era(era.upto, int(told["v"]))
+
+    def repin(self, version: int, digest: str) -> None:
+        """Go to the version of a state. Raises: ConfigError if that version is not what it was; BrokenLog."""
+        if version != self.version:
+            state = self._at(version)
+            self.version, self.digest = state.v, state.digest
+        if not self.digest.startswith(digest):
+            raise ConfigError(
+                f"{self.source.dataset} at version {version} is {self.digest[:16]}, the state was made with {digest}:"
+                " another dataset lies there now",
+                field="state",
+            )
+
+    def why(self, stream: str, lane: int, seq: int) -> dict[str, Any]:
+        """Where a sample came from. Raises: KeyError, ShardError, StorageError."""
+        return origin(Dataset(self.store, self._at(self.version)), stream, lane, seq)
+
+    def artefact(self, fingerprint: str) -> dict[str, Any]:
+        """The head of a tokenizer's artefact. Raises: ConfigError if it cannot be read."""
+        name = f"tokenizers/{fingerprint}/artefact.json"
+        try:
+            found: dict[str, Any] = json.loads(self.store.get(name))
+        except (HeadraceError, ValueError) as exc:
+            raise ConfigError(f"{self.source.dataset}: {name} cannot be read: {exc}", field="sources") from exc
+        return found
+
+    def _at(self, version: int) -> State:
+        if self._state is None or self._state.v != version:
+            self._state = CommitLog(self.store).replay(version)
+        return self._state
+
+    def _chosen(self, state: State) -> list[str]:
+        patterns = self.source.names()
+        if patterns is None:
+            names = sorted(n for n, s in state.settings.items() if s.tokens is not None)
+            wanted = "a stream that holds tokens"
+        else:
+            names, wanted = [], f"a stream {' or '.join(patterns)}"
+            for pattern in patterns:
+                base = pattern.removesuffix("@*")
+                found = [n for n in state.settings if n == pattern or (base != pattern and n.split("@")[0] == base)]
+                if not found:
+                    have = ", ".join(sorted(state.settings))
+                    raise ConfigError(
+                        f"{self.source.dataset} has no stream {pattern!r}; there are {have}",
+                        field="streams",
+                        value=pattern,
+                    )
+                names += [n for n in sorted(found, key=lambda n: (len(n), n)) if n not in names]
+        if not names:
+            raise ConfigError(f"{self.source.dataset} has not {wanted}", field="streams", value=patterns)
+        kinds = {state.settings[n].tokens is None for n in names}
+        if len(kinds) > 1:
+            raw = [n for n in names if state.settings[n].tokens is None]
+            raise ConfigError(f"{', '.join(raw)}: raw streams cannot be mixed with streams of tokens", field="streams")
+        return names
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_store": None, "_state": None}
+
+
+def _head(state: State) -> dict[str, Any]:
+    return {"v": state.v, "digest": state.digest}

@@ -1,0 +1,48 @@
+"""What a state holds, and whether it belongs to a loader.
+
+    {"format": 1, "settings": {…}, "versions": [[42, "<digest>"]], "eras": […],
+     "at": {"g": …, "from": …, "spots": [[lap, window, pack]], "done": []}, "g": …, "base": …}
+
+`at` is an anchor shortly before g: the walk begins there and does not assemble what lies before g. Settings are those
+that decide the order; rank, world size, workers, batch size, outputs and dtype are not among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from headrace.schemas.canonical import digest_of
+from headrace.schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from headrace.shards.loader.pinned import PinnedSource
+
+FORMAT = 1
+
+
+def source_setting(pinned: PinnedSource) -> str:
+    """16 hex digits for what a source is: dataset, streams and their tokenizers, weight, fold."""
+    source = pinned.source
+    steps = [[g, str(w)] for g, w in source.steps()]
+    streams = [[name, s.digest] for name, s in pinned.settings.items()]
+    return digest_of({"dataset": pinned.identity, "streams": streams, "weight": steps, "fold": source.fold})[:16]
+
+
+def order_settings(pinned: Sequence[PinnedSource], **named: Any) -> dict[str, Any]:
+    """What decides the order, small: the sources as digests, and the named settings as they are."""
+    return {"sources": [source_setting(p) for p in pinned], **named}
+
+
+def check_state(state: Mapping[str, Any], settings: Mapping[str, Any], what: str) -> None:
+    """Raises: ConfigError if `state` was made with other settings, naming each."""
+    if state.get("format") != FORMAT:
+        raise ConfigError(f"{what} has format {state.get('format')!r}, this headrace reads {FORMAT}", field="state")
+    theirs = state.get("settings")
+    if not isinstance(theirs, Mapping):
+        raise ConfigError(f"{what} is not a state of a ShardDataset", field="state")
+    for name in sorted(settings.keys() | theirs.keys()):
+        mine, other = settings.get(name), theirs.get(name)
+        if mine != other:
+            hint = ": another dataset, stream, tokenizer, weight or fold" if name == "sources" else ""
+            raise ConfigError(f"{what} was made with {name} {other!r}, not {mine!r}{hint}", field="state", value=name)
