@@ -35,17 +35,17 @@ class Borders:
 
 @dataclass(frozen=True)
 class Assembled:
-    """Rows of a batch, flat: `length` tokens a row, or of any length (then `ends` says where rows end).
+    """Rows of a batch, laid end to end.
 
-    arrays: tokens, targets, loss_mask, position_ids, as asked for. starts: where segments begin (pieces and padding);
-    document: of each segment, -1 for padding; offset: of the segment in the body; ends: where rows end.
+    arrays: tokens, targets, loss_mask, position_ids, as asked for. edges: where rows begin, and the end. starts: where
+    segments (pieces and padding) begin, and the end; document: of each segment, -1 for padding; offset: in its body.
     """
 
     arrays: dict[str, npt.NDArray[Any]]
+    edges: Longs
     starts: Longs
     document: Longs
     offset: Longs
-    ends: Longs
 
 
 class Assembler:
@@ -70,13 +70,14 @@ class Assembler:
         """Whether there are tokens to assemble: not of raw streams."""
         return bool(self._borders)
 
-    def padding(self, tokens: int) -> dict[str, npt.NDArray[Any]]:
-        """The arrays of that many padding tokens, `position_ids` all 0."""
+    def padding(self, rows: int, size: int) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of that many rows of `size` padding tokens."""
+        tokens = rows * size
         whole = {
             "tokens": np.full(tokens, self._pad, self._dtype),
             "targets": np.full(tokens, IGNORE, self._dtype),
             "loss_mask": np.zeros(tokens, np.bool_),
-            "position_ids": np.zeros(tokens, np.int32),
+            "position_ids": np.tile(np.arange(size, dtype=np.int32), rows),
         }
         return {name: array for name, array in whole.items() if name in self._outputs and self.active}
 
@@ -88,160 +89,170 @@ class Assembler:
 
     def rows(self, window: Window, pieces: Pieces, count: int, length: int | None) -> Assembled:
         """`count` rows of `length` tokens; with None every piece is a row, whole. Raises: ShardError, StorageError."""
+        laid = self._laid(window, pieces, count, length)
+        flat = self._copied(window, laid)
+        if self._base.any():
+            self._raise(flat, laid)
+        if not laid.full:
+            flat[self._gaps(laid)] = self._pad
+            if not self._plain:
+                self._border(flat, laid)
+        starts, document, offset = self._segments(laid)
+        arrays = self._predictions(window, flat, laid)
+        if "position_ids" in self._outputs:
+            arrays["position_ids"] = _places(starts)
+        return Assembled(arrays, laid.edges, starts, document, offset)
+
+    def _laid(self, window: Window, pieces: Pieces, count: int, length: int | None) -> _Laid:
         starts, sizes = window.measure(pieces.document)
         stream = window.stream[pieces.document]
-        before, content = self._prefix[stream], sizes + (self._prefix + self._suffix)[stream]
+        before = self._prefix[stream]
+        content = np.where(sizes > 0, sizes + before + self._suffix[stream], 0) if not self._plain else sizes
         if length is None:
-            content = np.where(sizes > 0, content, 0)
             size = content + -content % self._multiple
-            at = np.cumsum(size) - size
-            offset, total, ends = np.zeros(len(size), np.int64), int(size.sum()), np.cumsum(size)
+            ends = np.cumsum(size)
+            at, offset = ends - size, np.zeros(len(size), np.int64)
+            edges = np.concatenate([np.zeros(1, np.int64), ends])
         else:
-            size, offset = pieces.length, pieces.offset
-            at, total = pieces.pack * length + pieces.at, count * length
-            ends = np.arange(1, count + 1, dtype=np.int64) * length
-        low, high = np.clip(offset - before, 0, sizes), np.clip(offset + size - before, 0, sizes)
-        body_at = at + np.clip(before - offset, 0, None)  # of what is copied; where nothing is, it does not matter
-        body_at = np.where(high > low, body_at, at)
-        flat = self._copied(window, pieces.document, starts + low, starts + high, body_at, total)
-        if self._base.any():
-            flat = self._raised(flat, stream, body_at, high - low)
-        gaps = self._gaps(body_at, high - low, total)
-        if len(gaps):
-            flat[gaps] = self._pad
-        if not self._plain:
-            self._border(flat, stream, sizes, at, offset, size)
-        seen = np.minimum(content - offset, size)  # of a piece, without the padding of its document
-        continued = offset + seen < content
-        begun, document, inside = self._segments(pieces, at, size, total, np.clip(offset - before, 0, None), ends)
-        arrays = self._predictions(window, pieces, flat, at, seen, continued, before, sizes, starts, stream, offset)
-        if "position_ids" in self._outputs:
-            counts = np.diff(np.append(begun, total))
-            arrays["position_ids"] = np.arange(total, dtype=np.int32) - np.repeat(begun.astype(np.int32), counts)
-        return Assembled(arrays, begun, document, inside, ends)
+            size, offset, at = pieces.length, pieces.offset, pieces.pack * length + pieces.at
+            edges = np.arange(count + 1, dtype=np.int64) * length
+        if self._plain and self._multiple == 1:
+            low, high, body_at = offset, offset + size, at
+        else:
+            low, high = np.clip(offset - before, 0, sizes), np.clip(offset + size - before, 0, sizes)
+            body_at = np.where(high > low, at + np.clip(before - offset, 0, None), at)
+        full = int((high - low).sum()) == int(edges[-1])
+        place = pieces.document, stream, at, size, offset, content
+        return _Laid(*place, starts, sizes, before, low, high, body_at, edges, full)
 
-    def _copied(
-        self, window: Window, documents: Longs, low: Longs, high: Longs, at: Longs, total: int
-    ) -> npt.NDArray[Any]:
-        block = window.block[documents]
-        used = np.unique(block).tolist()
-        values = {i: window.bodies(i).values for i in used}
-        wide = any(v.dtype.itemsize == 4 for v in values.values())
-        kind = np.dtype(np.uint32 if wide else np.uint16)
+    def _copied(self, window: Window, laid: _Laid) -> npt.NDArray[Any]:
+        """The bodies, each at its place; what no body covers is 0."""
+        block = window.block[laid.document].tolist()
+        kind, views = window.views(block)
         step = kind.itemsize
-        views = {i: v.astype(kind, copy=False).view(np.uint8).data for i, v in values.items()}
-        gaps = at - np.concatenate([np.zeros(1, np.int64), (at + high - low)[:-1]])
-        rest = total - int(at[-1] + high[-1] - low[-1]) if len(at) else total
-        ranges = zip(block.tolist(), (low * step).tolist(), (high * step).tolist())
-        if not gaps.any() and not rest:
+        low, high = (laid.starts + laid.low) * step, (laid.starts + laid.high) * step
+        ranges = zip(block, low.tolist(), high.tolist())
+        if laid.full:
             parts: list[Any] = [views[i][a:b] for i, a, b in ranges]
         else:
-            nothing = bytes(int(max(gaps.max(initial=0), rest)) * step)
+            ends = np.concatenate([np.zeros(1, np.int64), laid.body_at + laid.high - laid.low])
+            gaps = (np.append(laid.body_at, laid.edges[-1]) - ends) * step
+            nothing = bytes(int(gaps.max()))
             parts = []
-            for (i, a, b), gap in zip(ranges, (gaps * step).tolist()):
+            for (i, a, b), gap in zip(ranges, gaps.tolist()):
                 if gap:
                     parts.append(nothing[:gap])
                 parts.append(views[i][a:b])
-            parts.append(nothing[: rest * step])
+            parts.append(nothing[: int(gaps[-1])])
         return np.frombuffer(b"".join(parts), kind).astype(self._dtype)
 
-    def _raised(self, flat: npt.NDArray[Any], stream: Longs, at: Longs, sizes: Longs) -> npt.NDArray[Any]:
-        base = self._base[stream]
+    def _raise(self, flat: npt.NDArray[Any], laid: _Laid) -> None:
+        """Add the base of each stream to the ids of its bodies; what no body covers is overwritten later."""
+        base = self._base[laid.stream]
         if (base == base[:1]).all():
             flat += base[:1].astype(self._dtype)
-            return flat
-        added = np.zeros(len(flat), self._dtype)
-        added[_ranges(at, sizes)] = np.repeat(base, sizes).astype(self._dtype)
-        flat += added
-        return flat
+            return
+        size = laid.high - laid.low
+        flat[_ranges(laid.body_at, size)] += np.repeat(base, size).astype(self._dtype)
 
-    def _gaps(self, at: Longs, sizes: Longs, total: int) -> Longs:
+    def _gaps(self, laid: _Laid) -> Longs:
         """Places that no body covers."""
-        ends = np.concatenate([np.zeros(1, np.int64), at + sizes])
-        return _ranges(ends, np.append(at, total) - ends)
+        ends = np.concatenate([np.zeros(1, np.int64), laid.body_at + laid.high - laid.low])
+        return _ranges(ends, np.append(laid.body_at, laid.edges[-1]) - ends)
 
-    def _border(
-        self, flat: npt.NDArray[Any], stream: Longs, sizes: Longs, at: Longs, offset: Longs, size: Longs
-    ) -> None:
+    def _border(self, flat: npt.NDArray[Any], laid: _Laid) -> None:
         for number, borders in enumerate(self._borders):
-            mine = stream == number
-            for j, token in [
-                *((j, t) for j, t in enumerate(borders.prefix)),
-                *((-1 - j, t) for j, t in enumerate(reversed(borders.suffix))),
-            ]:
-                content = len(borders.prefix) + sizes + len(borders.suffix)
-                place = (np.full(len(sizes), j) if j >= 0 else content + j) - offset
-                here = mine & (place >= 0) & (place < size) & (sizes > 0)
-                flat[(at + place)[here]] = token
+            mine = (laid.stream == number) & (laid.sizes > 0)
+            tokens = [*enumerate(borders.prefix), *((-1 - j, t) for j, t in enumerate(reversed(borders.suffix)))]
+            for j, token in tokens:
+                place = (laid.content + j if j < 0 else np.full(len(laid.at), j)) - laid.offset
+                here = mine & (place >= 0) & (place < laid.size)
+                flat[(laid.at + place)[here]] = token
 
-    def _predictions(
-        self,
-        window: Window,
-        pieces: Pieces,
-        flat: npt.NDArray[Any],
-        at: Longs,
-        seen: Longs,
-        continued: npt.NDArray[np.bool_],
-        before: Longs,
-        sizes: Longs,
-        starts: Longs,
-        stream: Longs,
-        offset: Longs,
-    ) -> dict[str, npt.NDArray[Any]]:
+    def _predictions(self, window: Window, flat: npt.NDArray[Any], laid: _Laid) -> dict[str, npt.NDArray[Any]]:
         arrays: dict[str, npt.NDArray[Any]] = {"tokens": flat} if "tokens" in self._outputs else {}
         if not self._outputs & {"targets", "loss_mask"}:
             return arrays
-        full = seen > 0
-        last = (at + seen - 1)[full]
-        silent = _ranges(np.append(at + seen, 0), np.append(np.append(at[1:], len(flat)) - (at + seen), 0))
-        if len(at) and at[0]:
-            silent = np.append(silent, np.arange(at[0]))
-        mask = np.ones(len(flat), np.bool_)
-        mask[silent] = False
-        mask[last[~continued[full]]] = False
+        total = int(laid.edges[-1])
+        seen = np.minimum(laid.content - laid.offset, laid.size)  # of a piece, without the padding of its document
+        continued = (laid.offset + seen < laid.content) & (seen > 0)
+        stops = laid.at + seen
+        mask = np.ones(total, np.bool_)
+        mask[(stops - 1)[~continued & (seen > 0)]] = False
+        if not laid.full:  # padding: between what is seen of one piece and the next, and before the first
+            begun = np.concatenate([np.zeros(1, np.int64), stops])
+            mask[_ranges(begun, np.append(laid.at, total) - begun)] = False
         if "loss_mask" in self._outputs:
             arrays["loss_mask"] = mask
         if "targets" in self._outputs:
             targets = np.empty_like(flat)
             targets[:-1] = flat[1:]
-            for i in np.flatnonzero(continued & full).tolist():  # one a row at most
-                place = int(offset[i] + seen[i] - before[i])
-                borders = self._borders[int(stream[i])]
-                if place < 0:
-                    token = borders.prefix[place]
-                elif place < int(sizes[i]):
-                    values = window.bodies(int(window.block[pieces.document[i]])).values
-                    token = int(values[int(starts[i]) + place]) + borders.base
-                else:
-                    token = borders.suffix[place - int(sizes[i])]
-                targets[int(at[i] + seen[i] - 1)] = token
-            targets[~mask] = IGNORE
+            for i in np.flatnonzero(continued).tolist():  # one a row at most
+                targets[int(stops[i]) - 1] = self._token(window, laid, i, int(laid.offset[i] + seen[i]))
+            if total:
+                targets[~mask] = IGNORE
             arrays["targets"] = targets
         return arrays
 
-    def _segments(
-        self, pieces: Pieces, at: Longs, size: Longs, total: int, inside: Longs, ends: Longs
-    ) -> tuple[Longs, Longs, Longs]:
-        """Begin, document (-1: padding) and offset of every segment; padding at the end of a row is one of its own."""
-        full = size > 0
-        at, size, document, inside = at[full], size[full], pieces.document[full], inside[full]
-        stops = at + size
-        following = np.append(at[1:], total)
-        open_ = stops < following
-        # Padding runs to the end of its row; a row that is nothing but padding has no piece before it.
-        rows = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
-        filled = np.zeros(len(rows), np.bool_)
-        filled[np.searchsorted(ends, at, side="right")] = True
-        pad = np.concatenate([stops[open_], rows[~filled]])
-        pad = np.setdiff1d(pad[pad < total], at)
-        begun = np.concatenate([at, pad])
-        order = np.argsort(begun, kind="stable")
-        nobody = np.full(len(pad), -1, np.int64)
-        return (
-            begun[order],
-            np.concatenate([document, nobody])[order],
-            np.concatenate([inside, np.zeros(len(pad), np.int64)])[order],
-        )
+    def _token(self, window: Window, laid: _Laid, piece: int, place: int) -> int:
+        """The token at a place of a document, borders included."""
+        borders = self._borders[int(laid.stream[piece])]
+        inside, size = place - len(borders.prefix), int(laid.sizes[piece])
+        if inside < 0:
+            return borders.prefix[place]
+        if inside >= size:
+            return borders.suffix[inside - size]
+        values = window.bodies(int(window.block[laid.document[piece]])).values
+        return int(values[int(laid.starts[piece]) + inside]) + borders.base
+
+    def _segments(self, laid: _Laid) -> tuple[Longs, Longs, Longs]:
+        """Begins (and the end), document (-1: padding) and offset in the body of every segment.
+
+        Padding at the end of a row is a segment of its own; that of a document belongs to the document's.
+        """
+        total = int(laid.edges[-1])
+        at, size, document, inside = laid.at, laid.size, laid.document, np.clip(laid.offset - laid.before, 0, None)
+        if int(size.sum()) != total or not size.all():
+            some = size > 0
+            at, size, document, inside = at[some], size[some], document[some], inside[some]
+            stops = at + size
+            open_ = stops[stops < np.append(at[1:], total)]
+            pad = np.setdiff1d(np.concatenate([open_, laid.edges[:-1]]), at)  # a row of padding alone has no piece
+            pad = pad[pad < total]
+            covered = np.searchsorted(at, pad, side="right") - 1
+            pad = pad[(covered < 0) | (pad >= stops[np.maximum(covered, 0)])] if len(at) else pad
+            order = np.argsort(np.concatenate([at, pad]), kind="stable")
+            nobody = np.full(len(pad), -1, np.int64)
+            at = np.concatenate([at, pad])[order]
+            document = np.concatenate([document, nobody])[order]
+            inside = np.concatenate([inside, np.zeros(len(pad), np.int64)])[order]
+        return np.append(at, total), document, inside
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """Pieces with all that is known of them; arrays of one entry a piece, `edges` of one a row and the end."""
+
+    document: Longs
+    stream: Longs
+    at: Longs  # where the piece begins
+    size: Longs  # its tokens, with the padding of its document
+    offset: Longs  # in the document, borders included
+    content: Longs  # of the whole document, borders included, padding not
+    starts: Longs  # of the body in its block
+    sizes: Longs  # of the body
+    before: Longs  # tokens of its prefix
+    low: Longs  # the part of the body that the piece holds
+    high: Longs
+    body_at: Longs  # where that part begins
+    edges: Longs
+    full: bool  # bodies cover everything
+
+
+def _places(starts: Longs) -> npt.NDArray[np.int32]:
+    """0, 1, 2, … in every segment."""
+    begun = starts[:-1].astype(np.int32)
+    return np.arange(starts[-1], dtype=np.int32) - np.repeat(begun, np.diff(starts))
 
 
 def _ranges(first: Longs, counts: Longs) -> Longs:

@@ -13,11 +13,9 @@ import pyarrow as pa
 
 from headrace.shards.loader.table import Longs
 
-#: One entry a segment: which part of which sample stands where. In padding `seq` is -1.
+#: One entry a segment, in the order of `cu_seqlens`: which part of which sample it is. In padding `seq` is -1.
 SEGMENT = np.dtype(
     [
-        ("row", np.int32),  # of the batch
-        ("start", np.int32),  # in the row
         ("source", np.int16),  # index into the loader's sources
         ("stream", np.int16),  # index into the streams of that source
         ("lane", np.int32),
@@ -29,34 +27,33 @@ SEGMENT = np.dtype(
 
 @dataclass(frozen=True)
 class Slab:
-    """Rows in order. Row i is [ends[i-1], ends[i]) of every array; `segments` are sorted by (row, start).
+    """Rows in order, as flat arrays.
 
-    first: where in `segments` each row begins, and the end. records: one row each, for rows that are a sample.
+    edges: where rows begin, and the end; arrays start at the first. starts: int32, where segments begin in the same
+    count, and the end. first: which segment each row begins with, and the end. records: one row each, for rows that are
+    a sample.
     """
 
     arrays: dict[str, npt.NDArray[Any]]
-    ends: Longs
+    edges: list[int]
+    starts: npt.NDArray[np.int32]
+    first: list[int]
     segments: npt.NDArray[Any]
-    first: Longs
     records: pa.RecordBatch | None = None
 
     def __len__(self) -> int:
-        return len(self.ends)
+        return len(self.edges) - 1
 
     def rows(self, start: int, stop: int) -> Slab:
         """Rows [start, stop): views."""
-        a = int(self.ends[start - 1]) if start else 0
-        b = int(self.ends[stop - 1])
-        low, high = int(self.first[start]), int(self.first[stop])
-        segments = self.segments[low:high]
-        if start and len(segments):
-            segments = segments.copy()
-            segments["row"] -= start
+        low, high = self.edges[start] - self.edges[0], self.edges[stop] - self.edges[0]
+        a, b = self.first[start] - self.first[0], self.first[stop] - self.first[0]
         return Slab(
-            {name: array[a:b] for name, array in self.arrays.items()},
-            self.ends[start:stop] - a,
-            segments,
-            self.first[start : stop + 1] - low,
+            {name: array[low:high] for name, array in self.arrays.items()},
+            self.edges[start : stop + 1],
+            self.starts[a : b + 1],
+            self.first[start : stop + 1],
+            self.segments[a:b],
             None if self.records is None else self.records.slice(start, stop - start),
         )
 
@@ -65,20 +62,20 @@ def joined(slabs: Sequence[Slab]) -> Slab:
     """The rows of several slabs, one after the other."""
     if len(slabs) == 1:
         return slabs[0]
-    parts, ends, first, row, at, segment = [], [], [np.zeros(1, np.int64)], 0, 0, 0
+    edges, first, starts = [0], [0], []
     for slab in slabs:
-        moved = slab.segments.copy()
-        moved["row"] += row
-        parts.append(moved)
-        ends.append(slab.ends + at)
-        first.append(slab.first[1:] + segment)
-        row, at, segment = row + len(slab), at + int(slab.ends[-1]), segment + len(moved)
+        starts.append(slab.starts[:-1] + np.int32(edges[-1] - slab.edges[0]))
+        move, turn = edges[-1] - slab.edges[0], first[-1] - slab.first[0]
+        edges += [e + move for e in slab.edges[1:]]
+        first += [f + turn for f in slab.first[1:]]
+    starts.append(np.array([edges[-1]], np.int32))
     records = [s.records for s in slabs if s.records is not None]
     return Slab(
         {name: np.concatenate([s.arrays[name] for s in slabs]) for name in slabs[0].arrays},
-        np.concatenate(ends),
-        np.concatenate(parts),
-        np.concatenate(first),
+        edges,
+        np.concatenate(starts),
+        first,
+        np.concatenate([s.segments for s in slabs]),
         pa.Table.from_batches(records).combine_chunks().to_batches()[0] if records else None,
     )
 

@@ -2,6 +2,7 @@
 
 Local files are mapped (or read, with `mapped=False`); from other stores a block is one ranged request, kept in the
 node's cache if there is one. At most `MOST_OPEN` shards are open at a time; what a batch still looks at stays mapped.
+A shard that was compacted away since the version was pinned is read from what replaced it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,9 @@ import pyarrow as pa
 
 from headrace.schemas.errors import ShardError
 from headrace.shards.loader.cache import NodeCache
-from headrace.shards.loader.table import BlockTable, Longs, ShardFile
+from headrace.shards.loader.successors import gathered
+from headrace.shards.loader.table import BlockTable, Longs, ShardFile, block_table
+from headrace.shards.log import CommitLog
 from headrace.shards.reader import CheckedFile
 from headrace.shards.store import Missing, Store
 
@@ -37,11 +41,13 @@ class Blocks:
 
     def __init__(self, store: Store, table: BlockTable, *, mapped: bool = True, cache: NodeCache | None = None) -> None:
         self.table = table
+        self.kind: np.dtype[Any] = np.dtype(np.uint32 if "uint32" in table.tokens_as else np.uint16)
         self._store = store
         self._mapped = mapped
         self._cache = cache
         self._lock = threading.Lock()
         self._open: OrderedDict[int, tuple[CheckedFile, pa.Schema]] = OrderedDict()
+        self._newer: Blocks | None = None
 
     @property
     def remote(self) -> bool:
@@ -50,6 +56,20 @@ class Blocks:
 
     def batch(self, block: int) -> pa.RecordBatch:
         """All columns of a block. Raises: ShardError naming shard, block and byte; StorageError."""
+        try:
+            return self._read(block)
+        except Missing as exc:
+            gone = exc
+        newer = self._newer
+        while True:
+            if newer is not None:
+                try:
+                    return gathered(newer.table, self.table, block, newer._read)
+                except Missing as exc:  # compacted once more
+                    gone = exc
+            newer = self._newest(self.table if newer is None else newer.table, gone)
+
+    def _read(self, block: int) -> pa.RecordBatch:
         table = self.table
         number = int(table.shard[block])
         shard = table.shards[number]
@@ -72,15 +92,28 @@ class Blocks:
         child = column.values
         held = child.buffers()[1]
         values = np.frombuffer(held, kind)[child.offset : child.offset + len(child)] if held else np.empty(0, kind)
-        if len(values) != int(self.table.tokens[block]) and int(offsets[-1]) != int(self.table.tokens[block]):
+        held_tokens = int(offsets[-1] - offsets[0])
+        if held_tokens != int(self.table.tokens[block]) and not column.null_count:
             path = self.table.shards[int(self.table.shard[block])].path
-            raise ShardError(f"{path}: a block holds {len(values)} tokens, the log says {self.table.tokens[block]}")
+            raise ShardError(f"{path}: a block holds {held_tokens} tokens, the log says {self.table.tokens[block]}")
         return Bodies(values, offsets[:-1], np.diff(offsets))
 
     def close(self) -> None:
         """Forget the open files. Batches given out stay readable."""
         with self._lock:
             self._open.clear()
+            self._newer = None
+
+    def _newest(self, known: BlockTable, gone: Missing) -> Blocks:
+        """The blocks of the newest version. Raises: ShardError if `known` is of that version."""
+        state = CommitLog(self._store).replay()
+        if state.v <= known.version:
+            raise ShardError(f"a shard is missing, and no later version replaced it: {gone}") from gone
+        table = block_table(state, self.table.streams)
+        newer = Blocks(self._store, table, mapped=self._mapped, cache=self._cache)
+        with self._lock:
+            self._newer = newer
+        return newer
 
     def _file(self, number: int, shard: ShardFile) -> tuple[CheckedFile, pa.Schema]:
         with self._lock:
@@ -88,13 +121,7 @@ class Blocks:
             if found is not None:
                 self._open.move_to_end(number)
                 return found
-        try:
-            file = CheckedFile(self._store, shard.path, shard.bytes, mapped=self._mapped)
-        except Missing as exc:
-            raise ShardError(
-                f"{shard.path} is missing: it was removed after this version was pinned (compaction and `headrace gc`,"
-                " or an erasure); begin again with a newer version"
-            ) from exc
+        file = CheckedFile(self._store, shard.path, shard.bytes, mapped=self._mapped)
         opened = file, file.schema(shard.head_bytes, shard.head_xxh3)
         with self._lock:
             self._open[number] = opened

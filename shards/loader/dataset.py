@@ -25,7 +25,7 @@ from headrace.shards.loader.assemble import OUTPUTS, Assembler
 from headrace.shards.loader.blocks import Blocks
 from headrace.shards.loader.cache import NodeCache
 from headrace.shards.loader.component import Component, Plan, Spot
-from headrace.shards.loader.layout import Share, rank_and_world, worker_of
+from headrace.shards.loader.layout import Share, parent_watch, rank_and_world, worker_of
 from headrace.shards.loader.order import Order
 from headrace.shards.loader.packing import Packing
 from headrace.shards.loader.pinned import Era, PinnedSource
@@ -50,7 +50,7 @@ class ShardDataset:
     | position_ids | int32 [B, L] | place in the segment |
     | cu_seqlens | int32 [S+1] | where segments begin in the flattened batch, and its end, for attention |
     | max_seqlen | int | the longest segment |
-    | samples | structured [S] | row, start, source, stream, lane, seq, offset of every segment; seq -1 is padding |
+    | samples | structured [S] | source, stream, lane, seq, offset of every segment; seq -1 is padding |
     | g | int | sequence number of the first row |
     | state | dict | what `load_state_dict` needs to go on after this batch, on any layout |
 
@@ -242,11 +242,12 @@ class ShardDataset:
             components.append(Component(plan, assembler, self._blocks_of(i, cache), spot, _warn))
         order = Order(components, self._schedules, self._at)
         length = None if self.packing == "ragged" else self.length
-        return Reading(order, components, share, self._g, length, self.columns, self._state)
+        return Reading(order, components, share, self._g, length, self.columns, self.outputs, self._state)
 
     def _blocks_of(self, number: int, cache: NodeCache | None) -> Any:
         pinned = self.pinned[number]
         held: dict[str, Blocks] = {}
+        alive = parent_watch()
 
         def blocks(lap: int) -> Blocks | None:
             if not self.follow:
@@ -260,7 +261,7 @@ class ShardDataset:
             era = self._eras.get((number, lap))
             if era is None:
                 before = self._eras.get((number, lap - 1))
-                found = Era(0, pinned.version) if before is None else pinned.following(before, lap, lambda: None)
+                found = Era(0, pinned.version) if before is None else pinned.following(before, lap, alive)
                 if found is None:
                     return None
                 era = self._eras[number, lap] = found

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from headrace.shards.loader.batches import SEGMENT, Queue, Slab, interleaved
 from headrace.shards.loader.component import Component
 from headrace.shards.loader.layout import Share
 from headrace.shards.loader.order import Order, Run
 from headrace.shards.loader.table import Longs
+from headrace.shards.loader.window import Window
 
-#: Tokens that are assembled at once: enough to make per-row costs small, little enough to stay in the cache.
-_SLAB_TOKENS = 1 << 19
+#: Tokens that are assembled at once: enough to make per-row costs small, little enough that the allocator gives memory
+#: it has; four times as many cost three times as much a token, in page faults.
+_SLAB_TOKENS = 1 << 17
 _RAGGED_ROWS = 64
 _SCANNED = 1 << 16  # sequences of the whole job that are looked through at once
 
@@ -32,10 +35,13 @@ class Reading:
         start: int,
         length: int | None,
         columns: Sequence[str],
+        outputs: Collection[str],
         state_of: StateOf,
     ) -> None:
         self._order, self._components, self._share, self._start = order, list(components), share, start
         self._length, self._columns, self._state_of = length, list(columns), state_of
+        self._outputs = outputs
+        self._tokens = components[0].assembler.active
         self._queue = Queue()
         # The first batch of this worker that is not before `start`.
         first = -(-(start - share.base) // share.step)
@@ -46,6 +52,7 @@ class Reading:
         anchor: dict[str, Any] | None = None
         tokens = self._length or 1
         rows = max(_SLAB_TOKENS // tokens, self._share.batch) if self._length is not None else _RAGGED_ROWS
+        rows -= rows % self._share.batch
         scanned = max(min(rows * self._share.world * self._share.workers, _SCANNED), self._share.step)
         scanned -= scanned % self._share.step  # whole batches, so that they are views
         for run in self._order.runs():
@@ -81,24 +88,18 @@ class Reading:
     def _batch(self, slab: Slab, anchor: dict[str, Any] | None) -> dict[str, Any]:
         share = self._share
         number, self._next = self._next, self._next + share.workers
-        after = share.after(number)
-        starts = slab.segments["start"].astype(np.int32)
-        if self._length is None:
-            starts += (slab.ends - np.diff(slab.ends, prepend=0))[slab.segments["row"]].astype(np.int32)
-        else:
-            starts += slab.segments["row"] * np.int32(self._length)
-        edges = np.append(starts, np.int32(slab.ends[-1]))
-        batch: dict[str, Any] = {}
-        for name, array in slab.arrays.items():
-            batch[name] = array if self._length is None else array.reshape(share.batch, self._length)
-        if slab.arrays or self._length is not None:
-            batch["cu_seqlens"] = edges
-            batch["max_seqlen"] = int(np.diff(edges).max())
-        batch["samples"] = slab.segments
+        batch: dict[str, Any] = slab.arrays
+        if self._length is not None:
+            batch = {name: array.reshape(share.batch, self._length) for name, array in batch.items()}
+        if "cu_seqlens" in self._outputs and self._tokens:
+            edges = batch["cu_seqlens"] = slab.starts - np.int32(slab.edges[0])
+            batch["max_seqlen"] = int((edges[1:] - edges[:-1]).max())
+        if "samples" in self._outputs:
+            batch["samples"] = slab.segments
         if slab.records is not None:
             batch["records"] = slab.records
         batch["g"] = share.base + number * share.step + share.rank * share.batch
-        batch["state"] = self._state_of(anchor, after, share.base)
+        batch["state"] = self._state_of(anchor, share.after(number), share.base)
         return batch
 
     # ---- rows ----
@@ -115,51 +116,41 @@ class Reading:
 
     def _rows(self, number: int, component: Component, packs: Longs) -> Slab:
         window, pieces = component.window, component.layout.pieces(packs)
-        if not component.assembler.active:
+        if not self._tokens:
             return self._samples(number, component, pieces.document)
         made = component.assembler.rows(window, pieces, len(packs), self._length)
-        segments = np.zeros(len(made.starts), SEGMENT)
-        row = np.searchsorted(made.ends, made.starts, side="right")
-        begins = made.ends - np.diff(made.ends, prepend=0)
-        segments["row"], segments["start"] = row, made.starts - begins[row]
-        segments["source"], segments["offset"] = number, made.offset
-        segments["seq"], segments["stream"], segments["lane"] = -1, -1, -1
-        real = made.document >= 0
-        documents = made.document[real]
-        lanes, seqs = window.addresses(documents)
-        if real.all():
-            segments["stream"], segments["lane"], segments["seq"] = window.stream[documents], lanes, seqs
-        else:
-            segments["stream"][real], segments["lane"][real], segments["seq"][real] = (
-                window.stream[documents],
-                lanes,
-                seqs,
-            )
-        first = np.searchsorted(row, np.arange(len(packs) + 1))
+        segments = np.zeros(len(made.document), SEGMENT)
+        if "samples" in self._outputs:
+            segments["source"], segments["offset"] = number, made.offset
+            _address(segments, window, made.document)
+        first = np.searchsorted(made.starts[:-1], made.edges)
         records = window.records(pieces.document, self._columns) if self._columns else None
-        return Slab(made.arrays, made.ends, segments, first, records)
+        return Slab(made.arrays, made.edges.tolist(), made.starts.astype(np.int32), first.tolist(), segments, records)
 
     def _samples(self, number: int, component: Component, documents: Longs) -> Slab:
         """Raw samples: columns and no tokens."""
-        window = component.window
         segments = np.zeros(len(documents), SEGMENT)
-        segments["row"], segments["source"] = np.arange(len(documents)), number
-        segments["stream"] = window.stream[documents]
-        segments["lane"], segments["seq"] = window.addresses(documents)
-        ends = np.zeros(len(documents), np.int64)
-        records = window.records(documents, self._columns)
-        return Slab({}, ends, segments, np.arange(len(documents) + 1), records)
+        segments["source"] = number
+        _address(segments, component.window, documents)
+        nothing = [0] * (len(documents) + 1)
+        records = component.window.records(documents, self._columns)
+        return Slab({}, nothing, np.zeros(len(nothing), np.int32), list(range(len(nothing))), segments, records)
 
     def _padding(self, rows: int) -> Slab:
-        assembler = self._components[0].assembler
-        size = self._length if self._length is not None else 1
+        size = 0 if not self._tokens else 1 if self._length is None else self._length
         segments = np.zeros(rows, SEGMENT)
-        segments["row"], segments["seq"], segments["stream"], segments["lane"] = np.arange(rows), -1, -1, -1
-        arrays = assembler.padding(rows * size)
-        if self._length is None:
-            ends = np.arange(1, rows + 1) if arrays else np.zeros(rows, np.int64)
-        else:
-            ends = np.arange(1, rows + 1, dtype=np.int64) * size
-            if "position_ids" in arrays:
-                arrays["position_ids"] = np.tile(np.arange(size, dtype=np.int32), rows)
-        return Slab(arrays, ends, segments, np.arange(rows + 1))
+        for name in ("seq", "stream", "lane"):
+            segments[name] = -1
+        arrays = self._components[0].assembler.padding(rows, size)
+        edges = np.arange(rows + 1, dtype=np.int32) * np.int32(size)
+        return Slab(arrays, edges.tolist(), edges, list(range(rows + 1)), segments)
+
+
+def _address(segments: npt.NDArray[Any], window: Window, document: Longs) -> None:
+    """Fill in where the documents are; -1 is padding."""
+    real = slice(None) if not len(document) or document.min() >= 0 else document >= 0
+    lanes, seqs = window.addresses(document[real])
+    if not isinstance(real, slice):
+        for name in ("stream", "lane", "seq"):
+            segments[name] = -1
+    segments["stream"][real], segments["lane"][real], segments["seq"][real] = window.stream[document[real]], lanes, seqs

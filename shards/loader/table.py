@@ -43,6 +43,7 @@ class BlockTable:
     """Columns over blocks, int64 but `xxh3` (uint64); `first_row` counts rows from the start of the shard."""
 
     streams: list[str]
+    tokens_as: list[str | None]  #: uint16 or uint32 of each stream; None for raw ones
     shards: list[ShardFile]
     shard: Longs
     offset: Longs
@@ -55,6 +56,7 @@ class BlockTable:
     first_seq: Longs  #: of the first row; the others follow, unless the shard misses some
     xxh3: npt.NDArray[np.uint64]
     hidden: Mapping[tuple[str, int], list[Span]] = field(default_factory=dict)  #: sequence numbers that are left out
+    version: int = 0  #: of the dataset
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -95,10 +97,12 @@ def block_table(state: State, streams: Sequence[str], since: Mapping[tuple[str, 
     longs = {name: flat[:, i].astype(np.int64) for i, name in enumerate(_COLUMNS)}
     return BlockTable(
         list(streams),
+        [state.settings[name].tokens for name in streams],
         shards,
         **longs,
         xxh3=np.ascontiguousarray(flat[:, -1]),
         hidden=hidden,
+        version=state.v,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,18 +77,20 @@ class Window:
         self.bad: list[tuple[int, str]] = []
         self._skip, self._tolerant = set(skip), tolerant
         self._bodies: dict[int, Bodies] = {}
+        self._views: dict[int, memoryview] = {}
+        self.kind = blocks.kind
         table = blocks.table
-        chosen = [i for i, n in enumerate(numbers.tolist()) if n not in self._skip]
+        hidden = {i: table.shown(n, table.seqs(n)) for i, n in enumerate(numbers.tolist()) if n not in self._skip}
+        chosen = [i for i, shown in hidden.items() if shown is None or shown.any()]
         folds: dict[int, npt.NDArray[np.bool_]] = {}
         if eager or fold is not None:
             chosen = self._read(chosen, eager, fold, folds)
         rows: list[Longs] = []
         for i in chosen:
-            number = int(numbers[i])
-            shown = table.shown(number, table.seqs(number))
+            shown = hidden[i]
             if i in folds:
                 shown = folds[i] if shown is None else shown & folds[i]
-            rows.append(np.arange(table.rows[number]) if shown is None else np.flatnonzero(shown))
+            rows.append(np.arange(table.rows[int(numbers[i])]) if shown is None else np.flatnonzero(shown))
         counts = [len(r) for r in rows]
         block = np.repeat(np.asarray(chosen, np.int64), counts)
         row = np.concatenate(rows) if rows else np.empty(0, np.int64)
@@ -110,6 +113,13 @@ class Window:
         if found is None:
             found = self._bodies[block] = self.blocks.bodies(int(self.numbers[block]))
         return found
+
+    def views(self, blocks: list[int]) -> tuple[np.dtype[Any], dict[int, memoryview]]:
+        """The bodies of (at least) these blocks as bytes, all of one dtype: uint32 where any stream has that."""
+        views = self._views
+        for i in set(blocks) - views.keys() if len(views) < len(self.numbers) else ():
+            views[i] = self.bodies(i).values.astype(self.kind, copy=False).view(np.uint8).data
+        return self.kind, views
 
     def measure(self, documents: Longs) -> tuple[Longs, Longs]:
         """(starts, lengths) of these documents' bodies in their blocks; reads the blocks if need be."""
