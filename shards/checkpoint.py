@@ -96,6 +96,22 @@ def encode(state: State) -> bytes:
 
 def decode(data: bytes, v: int) -> State:
     """The state that `encode` was given. Raises: BrokenCheckpoint, FormatTooNew."""
+    state, table = decode_table(data, v)
+    try:
+        for row in table.to_pylist():
+            shard = _shard(row)
+            state.shards.setdefault((shard.stream, shard.lane), []).append(shard)
+            state.paths.add(shard.path)
+    except (ValueError, KeyError, TypeError, WireError) as exc:
+        raise BrokenCheckpoint(f"{checkpoint_name(v)}: {exc}") from exc
+    return state
+
+
+def decode_table(data: bytes, v: int) -> tuple[State, Any]:
+    """The state without its live shards, and those as an Arrow table: a row each, the block table as lists.
+
+    Raises: BrokenCheckpoint, FormatTooNew.
+    """
     import pyarrow as pa
 
     name = checkpoint_name(v)
@@ -106,15 +122,12 @@ def decode(data: bytes, v: int) -> State:
         if int(metadata[b"headrace.format"]) > FORMAT:
             raise FormatTooNew(f"{name}: format {metadata[b'headrace.format'].decode()}, this headrace reads {FORMAT}")
         state = _restore(json.loads(metadata[b"headrace.state"]))
-        for row in reader.read_all().to_pylist():
-            shard = _shard(row)
-            state.shards.setdefault((shard.stream, shard.lane), []).append(shard)
-            state.paths.add(shard.path)
+        table = reader.read_all()
     except (ValueError, KeyError, TypeError, pa.ArrowException, WireError) as exc:
         raise BrokenCheckpoint(f"{name}: {exc}") from exc
     if state.v != v:
         raise BrokenCheckpoint(f"{name} holds version {state.v}")
-    return state
+    return state, table
 
 
 def _shard(row: dict[str, Any]) -> ShardInfo:

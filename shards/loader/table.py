@@ -7,7 +7,8 @@ one, so a loader's memory grows with the number of blocks (a few MiB each) and n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,6 @@ from headrace.shards.spans import inside, merged, numbers
 from headrace.shards.state import State
 
 Longs = npt.NDArray[np.int64]
-
-_COLUMNS = ("shard", "offset", "length", "rows", "tokens", "first_row", "stream", "lane", "first_seq")
-_Row = tuple[int, int, int, int, int, int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -37,29 +35,63 @@ class ShardFile:
     head_xxh3: str
     missing: tuple[Span, ...]
 
+    @classmethod
+    def of(cls, info: ShardInfo, stream: int) -> Self:
+        """Of a shard in the log."""
+        place = stream, info.lane, info.path, info.sha256, info.bytes, info.first_seq, info.stop_seq
+        return cls(*place, info.head_bytes, info.head_xxh3, tuple(info.missing))
+
 
 @dataclass(frozen=True)
-class BlockTable:
-    """Columns over blocks, int64 but `xxh3` (uint64); `first_row` counts rows from the start of the shard."""
+class Columns:
+    """One entry a block, int64 but `xxh3` (uint64)."""
 
-    streams: list[str]
-    tokens_as: list[str | None]  #: uint16 or uint32 of each stream; None for raw ones
-    shards: list[ShardFile]
-    shard: Longs
-    offset: Longs
+    shard: Longs  #: index into the shards
+    offset: Longs  #: of the block's bytes in the file
     length: Longs
     rows: Longs
     tokens: Longs
-    first_row: Longs
-    stream: Longs  #: index into `streams`
+    first_row: Longs  #: counted from the start of the shard
+    stream: Longs  #: index into the streams
     lane: Longs
     first_seq: Longs  #: of the first row; the others follow, unless the shard misses some
     xxh3: npt.NDArray[np.uint64]
-    hidden: Mapping[tuple[str, int], list[Span]] = field(default_factory=dict)  #: sequence numbers that are left out
-    version: int = 0  #: of the dataset
+
+    @classmethod
+    def of(cls, shards: Sequence[ShardInfo], first: int, stream: int) -> Columns:
+        """Of shards of one stream, the first of which has index `first`."""
+        table: list[tuple[int, ...]] = []
+        for number, info in enumerate(shards, first):
+            row = 0
+            seqs = numbers(info.first_seq, info.stop_seq, info.missing) if info.missing else None
+            for b in info.blocks:
+                seq = info.first_seq + row if seqs is None else int(seqs[row])
+                place = number, b.offset, b.length, b.rows, b.tokens, row, stream, info.lane, seq, int(b.xxh3, 16)
+                table.append(place)
+                row += b.rows
+        names = [f.name for f in fields(Columns)]
+        flat = np.array(table, dtype=np.uint64).reshape(-1, len(names))
+        longs = {name: flat[:, i].astype(np.int64) for i, name in enumerate(names[:-1])}
+        return Columns(**longs, xxh3=np.ascontiguousarray(flat[:, -1]))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Columns]) -> Columns:
+        """One after the other."""
+        return Columns(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Columns)})
 
     def __len__(self) -> int:
         return len(self.offset)
+
+
+@dataclass(frozen=True)
+class BlockTable(Columns):
+    """The columns in the order of addresses, and what they point to."""
+
+    streams: list[str] = field(default_factory=list)
+    tokens_as: Sequence[str | None] = ()  #: uint16 or uint32 of each stream; None for raw ones
+    shards: list[ShardFile] = field(default_factory=list)
+    hidden: Mapping[tuple[str, int], list[Span]] = field(default_factory=dict)  #: sequence numbers that are left out
+    version: int = 0  #: of the dataset
 
     def seqs(self, block: int) -> Longs:
         """The sequence number of each row of a block."""
@@ -81,51 +113,45 @@ class BlockTable:
 def block_table(state: State, streams: Sequence[str], since: Mapping[tuple[str, int], int] | None = None) -> BlockTable:
     """The table of `streams` at the version of `state`; with `since` only what is numbered from there on, by lane."""
     shards: list[ShardFile] = []
-    columns: list[list[_Row]] = []
-    hidden = {key: spans for key, spans in state.deleted.items() if key[0] in streams}
+    parts = [Columns.of([], 0, 0)]
     for number, stream in enumerate(streams):
-        for info in state.live_shards(stream):
-            start = (since or {}).get((stream, info.lane), 0)
-            if info.stop_seq <= start:
-                continue
-            if info.first_seq < start:  # a rewritten shard that reaches back into an earlier era
-                key = (stream, info.lane)
-                hidden[key] = merged([Span(0, start), *hidden.get(key, [])])
-            columns.append(_rows_of(info, len(shards), number))
-            shards.append(_file(info, number))
-    flat = np.array([row for rows in columns for row in rows], dtype=np.uint64).reshape(-1, len(_COLUMNS) + 1)
-    longs = {name: flat[:, i].astype(np.int64) for i, name in enumerate(_COLUMNS)}
+        live = state.live_shards(stream)
+        parts.append(Columns.of(live, len(shards), number))
+        shards += [ShardFile.of(info, number) for info in live]
+    hidden = {key: spans for key, spans in state.deleted.items() if key[0] in streams}
+    tokens = [state.settings[name].tokens for name in streams]
+    return table_of(list(streams), tokens, shards, Columns.joined(parts), hidden, since or {}, state.v)
+
+
+def table_of(
+    streams: list[str],
+    tokens_as: Sequence[str | None],
+    shards: list[ShardFile],
+    columns: Columns,
+    hidden: Mapping[tuple[str, int], list[Span]],
+    since: Mapping[tuple[str, int], int],
+    version: int,
+) -> BlockTable:
+    """Columns in any order → the table, without the blocks that lie before `since`, by lane."""
+    left_out = dict(hidden)
+    keep = np.ones(len(columns), np.bool_)
+    reach = columns.first_seq + columns.rows
+    for number, shard in enumerate(shards):
+        if shard.missing:  # its rows are not numbered one by one: the end of the shard is far enough
+            reach = np.where(columns.shard == number, shard.stop_seq, reach)
+    for (stream, lane), start in since.items():
+        if stream not in streams or not start:
+            continue
+        mine = (columns.stream == streams.index(stream)) & (columns.lane == lane)
+        keep &= ~mine | (reach > start)
+        left_out[stream, lane] = merged([Span(0, start), *left_out.get((stream, lane), [])])
+    order = np.flatnonzero(keep)
+    order = order[np.lexsort((columns.first_seq[order], columns.lane[order], columns.stream[order]))]
     return BlockTable(
-        list(streams),
-        [state.settings[name].tokens for name in streams],
-        shards,
-        **longs,
-        xxh3=np.ascontiguousarray(flat[:, -1]),
-        hidden=hidden,
-        version=state.v,
-    )
-
-
-def _rows_of(info: ShardInfo, shard: int, stream: int) -> list[_Row]:
-    rows, first = [], 0
-    seqs = numbers(info.first_seq, info.stop_seq, info.missing) if info.missing else None
-    for b in info.blocks:
-        seq = info.first_seq + first if seqs is None else int(seqs[first])
-        rows.append((shard, b.offset, b.length, b.rows, b.tokens, first, stream, info.lane, seq, int(b.xxh3, 16)))
-        first += b.rows
-    return rows
-
-
-def _file(info: ShardInfo, stream: int) -> ShardFile:
-    return ShardFile(
-        stream,
-        info.lane,
-        info.path,
-        info.sha256,
-        info.bytes,
-        info.first_seq,
-        info.stop_seq,
-        info.head_bytes,
-        info.head_xxh3,
-        tuple(info.missing),
+        **{f.name: getattr(columns, f.name)[order] for f in fields(Columns)},
+        streams=streams,
+        tokens_as=tokens_as,
+        shards=shards,
+        hidden=left_out,
+        version=version,
     )
