@@ -189,6 +189,8 @@ class Connector(ABC):
     ordering: ClassVar[Literal["split", "none"]] = "split"
     #: For `replay = "none"`: a sender learns of `ack`, and sends again what was not acknowledged.
     acknowledges: ClassVar[bool] = False
+    #: After a new start a read may give again what came before, under the keys it had: the stream drops them by key.
+    repeats: ClassVar[bool] = False
 
     def __init__(self, config: ConnectorConfig) -> None:
         self.config: Any = config

@@ -51,9 +51,10 @@ class HttpStore(Store):
             raise ConfigError(message, field="root", value=without_secrets(root))
         self._root = without_secrets(root if root.endswith("/") else root + "/")
         self._headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
+        self._login: str | None = None
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self._headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
+            self._login = "Basic " + base64.b64encode(user.encode()).decode()
         self._timeout_s = timeout_s
         self._opener = _opener(parts.hostname)
         #: id → query; a query may be a signature, so it stands in no id.
@@ -123,6 +124,8 @@ class HttpStore(Store):
         """One answer, tried again while the server is busy. Raises: FileNotFoundError for 4xx, SourceError."""
         url = self._url(id)
         asked = urllib.request.Request(url, method=method, headers={**self._headers, **(headers or {})})
+        if self._login is not None:
+            asked.add_unredirected_header("Authorization", self._login)  # ours is for this server alone
         for attempt in range(_TRIES):
             try:
                 return self._opener.open(asked, timeout=self._timeout_s)  # type: ignore[no-any-return]
@@ -330,4 +333,8 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
         scheme = urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (scheme == "http" and req.type == "https"):
             raise RedirectRefused(f"{without_secrets(req.full_url)} redirects to {without_secrets(newurl)}: refused")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        login = req.unredirected_hdrs.get("Authorization")
+        if following is not None and login and urlsplit(newurl)[:2] == urlsplit(req.full_url)[:2]:
+            following.add_unredirected_header("Authorization", login)  # the same server, elsewhere
+        return following

@@ -26,11 +26,15 @@ BUILTIN: dict[str, str] = {
     "files": "headrace.connectors.files:Files",
     "redis": "headrace.connectors.redis_streams:RedisStreams",
     "nats": "headrace.connectors.nats_jetstream:NatsJetStream",
+    "rabbitmq": "headrace.connectors.rabbitmq:RabbitStreams",
     "kafka": "headrace.connectors.kafka:Kafka",
     "postgres": "headrace.connectors.postgres:Postgres",
     "postgres_table": "headrace.connectors.postgres_table:PostgresTable",
     "tail": "headrace.connectors.tail:Tail",
     "line_sockets": "headrace.connectors.line_sockets:LineSockets",
+    "http_poll": "headrace.connectors.http_poll:HttpPoll",
+    "stac": "headrace.connectors.stac:Stac",
+    "websocket": "headrace.connectors.websocket:WebSocket",
     "mqtt": "headrace.connectors.mqtt:Mqtt",
     "http_push": "headrace.connectors.http_push:HttpPush",
     "live_video": "headrace.connectors.live_video:LiveVideo",
@@ -91,6 +95,8 @@ def guarantee_of(cls: type[Connector]) -> str:
     """The delivery that a connector declares, into a dataset."""
     if cls.replay == "none":
         return "at least once, exactly once by key" if cls.acknowledges else "at most once"
+    if cls.repeats:
+        return "at least once, exactly once by key"
     return {"exact": "exactly once", "window": "exactly once within the source's retention"}[cls.replay]
 
 

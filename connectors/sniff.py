@@ -38,7 +38,7 @@ _BY_MODALITY: dict[Modality, str] = {
     "video": "mp4 matroska mpegts mpegps mxf avi flv",
     "audio": "wav flac mp3 ogg aac ac3 eac3 amr",
     "raster": "geotiff jp2-geo netcdf3 hdf5 grib envi vrt wcs-xml",
-    "sensor": "parquet arrow_file arrow_stream gpx ulog mcap rosbag1 rosbag2",
+    "sensor": "parquet arrow_file arrow_stream gpx ulog mcap rosbag1 rosbag2 avro line_protocol",
 }
 #: Every format by name, with the modality it has when its content does not say otherwise.
 FORMATS: dict[str, Format] = {
@@ -56,6 +56,7 @@ _PREFIXES: tuple[tuple[bytes, str], ...] = (
     (b"\xc5\xd0\xd3\xc6", "eps"), (b"\xff\x0a", "jxl"), (b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"), (b"fLaC", "flac"),
     (b"#!AMR", "amr"), (b"FLV\1", "flv"), (b"\0\0\1\xba", "mpegps"), (b"CDF\1", "netcdf3"), (b"CDF\2", "netcdf3"),
     (b"CDF\5", "netcdf3"), (b"PAR1", "parquet"), (b"PARE", "parquet"), (b"ARROW1", "arrow_file"),
+    (b"Obj\x01", "avro"),
     (b"ULog\x01\x12\x35", "ulog"), (b"\x89MCAP0\r\n", "mcap"), (b"#ROSBAG V", "rosbag1"), (b"WARC/", "warc"),
     (b"filedesc://", "arc"), (b"\x1f\x8b\x08", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz"),
     (b"version https://git-lfs.github.com/spec/", "lfs_pointer"),

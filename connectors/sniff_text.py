@@ -17,7 +17,7 @@ TEXT_EXTENSIONS = {
     "txt": "text", "text": "text", "log": "text", "md": "markdown", "markdown": "markdown", "mkd": "markdown",
     "xml": "xml", "kml": "xml", "gml": "xml", "svg": "xml", "html": "html", "htm": "html", "xhtml": "html",
     "json": "json", "geojson": "json", "jsonl": "jsonl", "ndjson": "jsonl", "jsonlines": "jsonl",
-    "csv": "csv", "tsv": "tsv", "tab": "tsv",
+    "csv": "csv", "tsv": "tsv", "tab": "tsv", "lp": "line_protocol", "line": "line_protocol",
     "srt": "srt", "vtt": "webvtt", "ttml": "ttml", "dfxp": "ttml",
 }  # fmt: skip
 

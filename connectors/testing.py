@@ -218,9 +218,8 @@ class ConnectorKit(ABC):
     def _declared(self) -> Guarantee:
         with _closing(self.make()) as connector:
             said = guarantee_of(type(connector))
-        return (
-            "exactly once" if said.startswith("exactly once") else "at most once" if said == "at most once" else "none"
-        )
+        known: tuple[Guarantee, ...] = ("exactly once", "at least once", "at most once")
+        return next((guarantee for guarantee in known if said.startswith(guarantee)), "none")
 
     def _all(self) -> Iterator[tuple[Split, list[Any]]]:
         with _closing(self.make()) as connector:

@@ -89,6 +89,8 @@ class ResolvedStream:
         """The pipeline's word, or by key over the whole stream where a sender may send an item again."""
         if self.spec.dedup is None and self.spooled and self.connector.acknowledges:
             return Dedup(scope="stream")
+        if self.spec.dedup is None and self.live and self.connector.repeats:
+            return Dedup()
         return self.spec.dedup
 
     @property

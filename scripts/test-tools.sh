@@ -7,7 +7,7 @@ PATH="$PATH:/usr/sbin:/usr/local/sbin"
 # command:package
 wanted=(
   ffmpeg:ffmpeg redis-server:redis-server nats-server:nats-server mosquitto:mosquitto chromium:chromium openssl:openssl logrotate:logrotate
-  /usr/lib/postgresql/*/bin/postgres:postgresql
+  /usr/lib/postgresql/*/bin/postgres:postgresql /usr/lib/rabbitmq/bin/rabbitmq-server:rabbitmq-server
 )
 
 missing=()

@@ -214,7 +214,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         faults = self.faults
-        faults.setdefault("log", []).append((self.command, self.path, self.headers.get("Range")))
+        faults.setdefault("log", []).append(
+            (self.command, self.path, self.headers.get("Range"), self.headers.get("Authorization"))
+        )
         if faults.get("busy", 0) > 0:
             faults["busy"] -= 1
             self.send_response(503)
@@ -261,17 +263,24 @@ class Handler(http.server.SimpleHTTPRequestHandler):
                     self.connection.shutdown(socket.SHUT_RDWR)
 
 
+@contextlib.contextmanager
+def serving(folder: Path, handler: type[Handler] = Handler) -> Iterator[str]:
+    """A server of the folder; gives its root URL."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
     """(root URL, folder, faults) of a running server."""
     Handler.faults = {}
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/", tmp_path, Handler.faults
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(tmp_path) as root:
+        yield root, tmp_path, Handler.faults
 
 
 def web_files(root: str, *urls: str, **settings: Any) -> Files:
@@ -427,6 +436,26 @@ def test_a_redirect_to_a_private_host_is_refused(web: tuple[str, Path, dict[str,
     assert isinstance(item, Item) and item.data.read() == b"\0secret"
 
 
+@pytest.mark.server
+def test_a_password_stays_with_its_server(web: tuple[str, Path, dict[str, Any]]) -> None:
+    root, folder, faults = web
+    for name in ("a.bin", "b.bin"):
+        (folder / name).write_bytes(b"\0" + name.encode())
+
+    class Other(Handler):
+        faults: dict[str, Any] = {}
+
+    with serving(folder, Other) as elsewhere:
+        for target in (root, elsewhere):
+            faults.clear()
+            faults["redirect"] = target + "b.bin"
+            (split,) = web_files(root.replace("//", "//me:secret@"), "a.bin").splits()
+            told = [entry[3] for entry in faults["log"]]
+            assert told and all(login.startswith("Basic ") for login in told)
+        assert Other.faults["log"]
+        assert not any(e[3] for e in Other.faults["log"]), "another server was told the password"
+
+
 @pytest.mark.parametrize("url", ["../a", "/etc/passwd", "https://other/x", "//other/x", "a/../../b", "file:///x", ""])
 def test_urls_outside_the_root_are_refused(url: str) -> None:
     with pytest.raises(ConfigError):
@@ -443,4 +472,4 @@ def test_signatures_and_passwords_stand_in_no_id_and_are_used(web: tuple[str, Pa
     assert isinstance(item, Item)
     said = f"{split} {item} {connector.describe()} {item.headers} {connector.config!r}"
     assert "canary" not in said and split.id == "a.bin"
-    assert all("signature=canary" in path for _, path, _ in faults["log"])
+    assert all("signature=canary" in path for _, path, *_ in faults["log"])

@@ -26,6 +26,8 @@ def free_port() -> int:
 class ServerProcess:
     """A process with a folder of its own; as a context manager it is ended and its data removed."""
 
+    start_s = _START_S  #: how long it may take to answer
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.folder = Path(tempfile.mkdtemp(prefix=f"headrace-{name}-"))
@@ -37,7 +39,7 @@ class ServerProcess:
         log = self.folder / "log"
         with open(log, "ab") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=out)
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + self.start_s
         while not _is(ready):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"{self.name} did not start:\n{log.read_text(errors='replace')[-1500:]}")
