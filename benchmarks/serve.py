@@ -1,15 +1,18 @@
 """What a service costs beside a bare consumer, how fast it commits, and how fast it is back after a kill.
 
-    python benchmarks/serve.py [--messages 8000] [--only rates|kill] [--json]
+    python benchmarks/serve.py [--messages 60000] [--only rates|kill] [--streams WORD] [--json]
 
 **Rates**: one worker of `headrace serve` and a loop of ten lines that reads the same messages from the same broker and
 tokenizes them with the same tokenizer, into memory. Both in one run, one after the other; the printed ratio is bare
 rate / service rate. A service also names, hashes, measures and writes each sample, and commits every second. Its clock
 runs from its first commit to its last, so starting it is not in it. MQTT and HTTP push go to a spool that is synced to
-disk before the sender is answered; their bare loops keep nothing. For HTTP the senders are part of both.
+disk before the sender is answered; their bare loops keep nothing. For HTTP the senders are part of both. CPU is that of
+the decoding process for each message, its reader threads included: on a machine that does other things besides, it says
+more than rates do.
 
 **Commits**: how long appending an entry took, by the service's own status. **Kill**: from SIGKILL of the service to the
-first commit of new samples by the one that is started at once, both engines.
+first commit of new samples by the one that is started at once, both engines; on Ray also of the coordinator's process, a
+worker's and a decoder's alone, which come back by themselves.
 """
 
 from __future__ import annotations
@@ -36,74 +39,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from serve_messages import SENSOR, TEXT, Bare, Keep, keep_sensor, keep_text, sensor_message, text_message  # noqa: E402
 from tests.ingest.serving import Serving  # noqa: E402
 from tests.ingest.sweep import RedisSender, source_type  # noqa: E402
+from tests.ingest.test_same_bytes import descendants  # noqa: E402
 from tests.servers.kafka_mock import KafkaMock  # noqa: E402
 from tests.servers.mosquitto import Mosquitto  # noqa: E402
 from tests.servers.nats import NatsServer  # noqa: E402
 from tests.servers.redis import RedisServer, free_port  # noqa: E402
 
+from headrace.ingest.slot import cpu_seconds  # noqa: E402
 from headrace.schemas.errors import BrokenLog, StorageError  # noqa: E402
-from headrace.schemas.record import RecordBuilder  # noqa: E402
 from headrace.shards.log import CommitLog  # noqa: E402
 from headrace.shards.store import open_store  # noqa: E402
-from headrace.tokenizers.registry import tokenizer_class  # noqa: E402
-
-WORDS = "the tide at the quay stands high and the ferry waits for the pilot who is late again "
-TEXT = "{type: text, field: body}"
-SENSOR = "{type: sensor, time: t, channels: {level: m}}"
-
-Keep = Callable[[list[bytes]], None]  #: tokenizes messages, keeps the tokens
-Bare = Callable[[int, Keep], None]  #: reads so many messages and hands them over
-
-
-def text_message(n: int) -> bytes:
-    """About 900 bytes."""
-    return json.dumps({"id": f"m-{n}", "body": f"{n} " + WORDS * 10}).encode()
-
-
-def sensor_message(n: int) -> bytes:
-    """One reading; a second each, from 2025 on."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(1_735_689_600 + n))
-    return json.dumps({"id": f"m-{n}", "t": stamp, "level": round(8 + n % 100 / 30, 3)}).encode()
-
-
-def keep_text() -> Keep:
-    import orjson
-
-    tokenizer: Any = tokenizer_class("bytes")
-    made, kept = tokenizer(tokenizer.Config(), None), []
-
-    def keep(messages: list[bytes]) -> None:
-        builder = RecordBuilder("text")
-        for message in messages:
-            builder.add(locator="", text=orjson.loads(message)["body"])
-        kept.append(made.encode(builder.finish()).values)
-
-    return keep
-
-
-def keep_sensor() -> Keep:
-    import numpy as np
-    import orjson
-
-    tokenizer: Any = tokenizer_class("zscore-mu-law")
-    made, kept, times, values = tokenizer(tokenizer.Config(), None), [], [], []
-
-    def keep(messages: list[bytes]) -> None:
-        for message in messages:
-            reading = orjson.loads(message)
-            times.append(np.datetime64(reading["t"].removesuffix("Z"), "ns").astype(np.int64))
-            values.append(reading["level"])
-        while len(times) >= 512:
-            builder = RecordBuilder("sensor")
-            t, v = np.array(times[:512]), np.array(values[:512])
-            builder.add(locator="", t=t, value=v, valid=np.ones(512, bool), channel="level", unit="m")
-            kept.append(made.encode(builder.finish()).values)
-            del times[:512], values[:512]
-
-    return keep
-
 
 # -- the service ------------------------------------------------------------------------------------------------------
 
@@ -147,19 +95,19 @@ class Log:
         return str(self._log.state.api)
 
 
-def served(pipeline: str, count: int, send: Callable[[], None] | None = None) -> tuple[float, list[float]]:
-    """(messages a second, seconds of each commit) of one worker that reads `count` messages; `send` sends them."""
+def served(pipeline: str, count: int, send: Callable[[], None] | None = None) -> tuple[float, float, list[float]]:
+    """(messages a second, CPU seconds a message, seconds of each commit) of one worker; `send` sends them."""
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder, Serving(pipeline, Path(folder)) as service:
         service.start()
         log = Log(service)
         if send is not None:
             threading.Thread(target=send, daemon=True).start()
-        points: list[tuple[float, int]] = []
+        points: list[tuple[float, int, float]] = []
 
         def come() -> bool:
             at = log.read()
             if at and (not points or at > points[-1][1]):
-                points.append((time.monotonic(), at))
+                points.append((time.monotonic(), at, sum(cpu_seconds(pid) or 0.0 for pid in service.children())))
             return at >= count
 
         service.wait(come, 300, f"{count} messages")
@@ -167,8 +115,10 @@ def served(pipeline: str, count: int, send: Callable[[], None] | None = None) ->
         with urllib.request.urlopen(f"{log.api}/api/v1/status", timeout=20) as reply:
             commits = [c["seconds"] for c in json.load(reply)["commits"]]
         service.drain()
-    (t0, n0), (t1, n1) = points[0], points[-1]
-    return (n1 - n0) / (t1 - t0) if t1 > t0 else float("nan"), commits
+    (t0, n0, cpu0), (t1, n1, cpu1) = points[0], points[-1]
+    if n1 == n0:
+        raise SystemExit(f"all {count} messages came in one commit: ask for more with --messages")
+    return (n1 - n0) / (t1 - t0), (cpu1 - cpu0) / (n1 - n0), commits
 
 
 def bare(read: Bare, count: int, keep: Keep, first: list[bytes], send: Callable[[], None] | None = None) -> float:
@@ -184,12 +134,13 @@ def bare(read: Bare, count: int, keep: Keep, first: list[bytes], send: Callable[
 # -- the brokers ------------------------------------------------------------------------------------------------------
 
 
-def redis_case(stack: ExitStack, count: int, splits: int) -> tuple[str, Bare, None, None]:
+def redis_case(stack: ExitStack, count: int, splits: int, record: str = TEXT) -> tuple[str, Bare, None, None]:
+    message = text_message if record == TEXT else sensor_message
     server = stack.enter_context(RedisServer("--appendfsync", "no"))
     client = server.client()
     with client.pipeline(transaction=False) as pipe:
         for n in range(count):
-            pipe.xadd(f"s{n % splits}", {"data": text_message(n)})
+            pipe.xadd(f"s{n % splits}", {"data": message(n)})
             if n % 1000 == 999:
                 pipe.execute()
         pipe.execute()
@@ -202,7 +153,7 @@ def redis_case(stack: ExitStack, count: int, splits: int) -> tuple[str, Bare, No
                 at[name.decode()] = entries[-1][0]
                 count -= len(entries)
 
-    return stream(f'{{type: redis, url: "{server.url}", streams: "s*"}}', TEXT), read, None, None
+    return stream(f'{{type: redis, url: "{server.url}", streams: "s*"}}', record), read, None, None
 
 
 def nats_case(stack: ExitStack, count: int) -> tuple[str, Bare, None, None]:
@@ -359,44 +310,53 @@ def http_case(stack: ExitStack, count: int) -> tuple[str, Bare, Callable[[], Non
 # -- the tables -------------------------------------------------------------------------------------------------------
 
 
-def rates(count: int) -> list[dict[str, Any]]:
-    """A row for each kind of stream, and for Redis with many splits."""
+def rates(count: int, only: str) -> list[dict[str, Any]]:
+    """A row for each kind of stream, and for text and sensors with many splits."""
+    few = max(count // 8, 1)  #: where the sender or its answers set the pace
     cases: list[tuple[str, Callable[[ExitStack], Any], Callable[[], Keep], Callable[[int], bytes], int]] = [
         ("Redis text, 1 split", lambda s: redis_case(s, count, 1), keep_text, text_message, count),
         ("Redis text, 10 splits", lambda s: redis_case(s, count, 10), keep_text, text_message, count),
         ("Redis text, 100 splits", lambda s: redis_case(s, count, 100), keep_text, text_message, count),
-        ("NATS sensors, 1 split", lambda s: nats_case(s, count // 4), keep_sensor, sensor_message, count // 4),
+        ("NATS sensors, 1 split", lambda s: nats_case(s, count), keep_sensor, sensor_message, count),
+        ("Redis sensors, 10 splits", lambda s: redis_case(s, count, 10, SENSOR), keep_sensor, sensor_message, count),
+        ("Redis sensors, 100 splits", lambda s: redis_case(s, count, 100, SENSOR), keep_sensor, sensor_message, count),
         ("Kafka text, 3 splits", lambda s: kafka_case(s, count), keep_text, text_message, count),
-        ("MQTT text, spooled", lambda s: mqtt_case(s, count), keep_text, text_message, count),
-        ("HTTP push, spooled", lambda s: http_case(s, count), keep_text, text_message, count),
+        ("MQTT text, spooled", lambda s: mqtt_case(s, few), keep_text, text_message, few),
+        ("HTTP push, spooled", lambda s: http_case(s, few), keep_text, text_message, few),
     ]
     rows = []
     for name, make, keep, message, n in cases:
+        if only.lower() not in name.lower():
+            continue
         try:
             with ExitStack() as stack:
                 pipeline, read, send_bare, send = make(stack)
                 alone = bare(read, n, keep(), [message(i) for i in range(512)], send_bare)
-                service, commits = served(pipeline, n, send)
+                service, cpu, commits = served(pipeline, n, send)
         except pytest.skip.Exception as exc:
-            print(f"{name:24} left out: {exc}")
+            print(f"{name:26} left out: {exc}")
             continue
         mb = sum(len(message(i)) for i in range(0, n, 97)) / len(range(0, n, 97)) / 1e6
         row = {
             "stream": name, "bare_per_s": alone, "service_per_s": service, "bare_mb_s": alone * mb, "service_mb_s": service * mb,
-            "ratio": alone / service, "commits": len(commits), "commit_median_ms": 1e3 * statistics.median(commits),
+            "ratio": alone / service, "cpu_us": 1e6 * cpu, "commits": len(commits), "commit_median_ms": 1e3 * statistics.median(commits),
             "commit_p99_ms": 1e3 * sorted(commits)[int(0.99 * (len(commits) - 1))],
         }  # fmt: skip
         rows.append(row)
         print(
-            f"{name:24}{alone:10,.0f}{alone * mb:8.1f}{service:12,.0f}{service * mb:8.1f}{row['ratio']:8.1f}"
-            f"{row['commits']:9}{row['commit_median_ms']:9.1f}{row['commit_p99_ms']:8.1f}",
+            f"{name:26}{alone:10,.0f}{alone * mb:8.1f}{service:12,.0f}{service * mb:8.1f}{row['ratio']:8.1f}"
+            f"{row['cpu_us']:9.0f}{row['commits']:9}{row['commit_median_ms']:9.1f}{row['commit_p99_ms']:8.1f}",
             flush=True,
         )
     return rows
 
 
-def killed(engine: str, times: int) -> dict[str, Any]:
-    """Seconds from SIGKILL to new samples, and to the API's first answer."""
+#: What is killed, and the word that finds its process; none: the command, with all that it started.
+VICTIMS = {"service": "", "coordinator": "ray::_ServiceActor", "worker": "ray::_WorkerActor", "child": "headrace.ingest.child"}
+
+
+def killed(engine: str, victim: str, times: int) -> dict[str, Any]:
+    """Seconds from SIGKILL to the first commit of new samples. A service is started again at once."""
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name, RedisServer() as server:
         pipeline = stream(f'{{type: redis, url: "{server.url}", streams: [s]}}', TEXT, ", discover_every_s: 1")
         with Serving(pipeline, Path(name), engine=engine) as service:
@@ -409,33 +369,41 @@ def killed(engine: str, times: int) -> dict[str, Any]:
             for _ in range(times):
                 time.sleep(2)
                 assert service.process is not None
-                os.kill(service.process.pid, signal.SIGKILL)
+                epoch, word = log.epoch, VICTIMS[victim]
+                pid = descendants(service.process.pid, word)[0] if word else service.process.pid
+                os.kill(pid, signal.SIGKILL)
                 began = time.monotonic()
-                service.process.wait()
-                epoch = log.epoch
-                service.start()
-                service.wait(lambda e=epoch: log.epoch > e, 120, "a claim after the kill")
+                if not word:
+                    service.process.wait()
+                    service.start()
+                if victim in ("service", "coordinator"):
+                    service.wait(lambda e=epoch: log.epoch > e, 120, "a claim after the kill")
                 before = log.read()  # what is left of Ray may have gone on until then
                 service.wait(lambda b=before: log.read() > b, 120, "a commit after the kill")
                 found.append(time.monotonic() - began)
             sender.stop()
             service.drain()
-    print(f"{engine:8} killed {times} times: first new commit after {statistics.median(found):.1f} s, at most {max(found):.1f} s", flush=True)
-    return {"engine": engine, "seconds": found}
+    print(
+        f"{engine:8}{victim:12} killed {times} times: first new commit after {statistics.median(found):.1f} s, at most"
+        f" {max(found):.1f} s",
+        flush=True,
+    )
+    return {"engine": engine, "victim": victim, "seconds": found}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--messages", type=int, default=8_000)
+    parser.add_argument("--messages", type=int, default=60_000)
     parser.add_argument("--only", choices=["rates", "kill"])
+    parser.add_argument("--streams", default="", help="only the rates of streams with this word in their name")
     parser.add_argument("--json", action="store_true", help="end with a line of JSON")
     arguments = parser.parse_args()
     told: dict[str, Any] = {}
     if arguments.only != "kill":
-        print(f"{'':24}{'bare/s':>10}{'MB/s':>8}{'service/s':>12}{'MB/s':>8}{'ratio':>8}{'commits':>9}{'ms':>9}{'p99':>8}")
-        told["rates"] = rates(arguments.messages)
+        print(f"{'':26}{'bare/s':>10}{'MB/s':>8}{'service/s':>12}{'MB/s':>8}{'ratio':>8}{'CPU us':>9}{'commits':>9}{'ms':>9}{'p99':>8}")
+        told["rates"] = rates(arguments.messages, arguments.streams)
     if arguments.only != "rates":
-        told["kill"] = [killed("inline", 3), killed("ray", 2)]
+        told["kill"] = [killed("inline", "service", 3), *(killed("ray", victim, 2) for victim in VICTIMS)]
     if arguments.json:
         print(json.dumps(told))
     return 0

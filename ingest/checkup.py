@@ -30,7 +30,8 @@ _SHM = 256 << 20
 _EXTRAS = {
     "pillow": "image", "av": "media", "rasterio": "raster", "sentencepiece": "text", "ray": "ray", "s3fs": "s3",
     "mcap": "sensor", "tokenizers": "hf", "tiktoken": "tiktoken", "starlette": "serve", "redis": "redis",
-    "paho-mqtt": "mqtt", "confluent-kafka": "kafka", "psycopg": "postgres", "pika": "rabbitmq", "fastavro": "avro", "websockets": "websocket",
+    "paho-mqtt": "mqtt", "confluent-kafka": "kafka", "psycopg": "postgres",
+    "pika": "rabbitmq", "fastavro": "avro", "websockets": "websocket",
 }  # fmt: skip
 _CODECS = ("h264", "hevc", "av1", "vp9", "mjpeg", "aac", "opus", "mp3", "flac")
 

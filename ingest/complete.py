@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from headrace.connectors.contract import Blob, Item, Split
+from headrace.connectors.contract import Item
+from headrace.ingest.origin import Origin
 from headrace.ingest.place import position_key
 from headrace.ingest.place_id import place_id
 from headrace.ingest.resolve import Output, ResolvedStream
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.pipeline import Folds, Grid
-from headrace.schemas.record import DRAFT, PROVENANCE, Modality, content_hashes, record_id, record_schema
+from headrace.schemas.record import DRAFT, PROVENANCE, Modality, content_hashes, record_ids, record_schema
 from headrace.schemas.sample import SCHEMA_VERSION, sample_schema
 from headrace.shards.entry import StreamSettings
 from headrace.shards.writer import shard_metadata
@@ -25,15 +26,6 @@ from headrace.tokenizers.contract import Encoded, Tokenizer
 _REMEMBERED_PARENTS = 4096
 
 T = TypeVar("T")
-
-
-def object_id(item: Item, split: Split) -> str:
-    """The undivided object an item comes from, relative to the source's root."""
-    if "object" in item.headers:
-        return item.headers["object"]
-    if isinstance(item.data, Blob):
-        return item.data.id
-    return split.id
 
 
 class Completer:
@@ -46,59 +38,41 @@ class Completer:
         self._source = source
         self._parents: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
-    def complete(self, drafts: Sequence[tuple[pa.RecordBatch, Item, Split]], modality: Modality) -> pa.RecordBatch:
-        """The record batch of draft batches, each of one item: ids, source, license, fold, group."""
-        draft = drafts[0][0] if len(drafts) == 1 else pa.concat_batches([batch for batch, _, _ in drafts])
+    def complete(self, draft: pa.RecordBatch, origins: Sequence[Origin], modality: Modality) -> pa.RecordBatch:
+        """The record batch of a draft batch whose rows come from `origins`: ids, source, license, fold, group."""
         n = draft.num_rows
         output = self._stream.outputs[modality]
-        counts = [batch.num_rows for batch, _, _ in drafts]
-        items = _Each([item for _, item, _ in drafts], counts)
-        objects = _Each([object_id(item, split) for _, item, split in drafts], counts)
+        items = _each([origin.item for origin in origins], origins, n)
+        objects = _each([origin.object_id for origin in origins], origins, n)
         hashes = content_hashes(draft)
         locators = draft.column("locator").to_pylist()
-        ids = [record_id(output.name, o, locator, digest) for o, locator, digest in zip(objects, locators, hashes)]
-        many = _Each([isinstance(item.data, pa.RecordBatch) for _, item, _ in drafts], counts)
-        groups = [
-            group or (f"{object_}#{locator}" if of_many else object_)
-            for group, locator, object_, of_many in zip(draft.column("group_id").to_pylist(), locators, objects, many)
-        ]
-        parents = [
-            self._parents.get((object_, p)) if p else None
-            for object_, p in zip(objects, draft.column("parent").to_pylist())
-        ]
-        for object_, locator, id_ in zip(objects, locators, ids):
-            self._parents[object_, locator] = id_
-        while len(self._parents) > _REMEMBERED_PARENTS:
-            self._parents.popitem(last=False)
+        ids = record_ids(output.name, objects, locators, hashes)
+        groups = self._groups(draft, origins, objects, locators)
         own: dict[str, pa.Array] = {
             "record_id": pa.array(ids, pa.binary(16)),
             "source": _repeat(self._source, n),
-            "uri": objects.strings(),
-            "split": _Each([split.id for _, _, split in drafts], counts).strings(),
-            "position": _Each([position_key(item.position) for _, item, _ in drafts], counts).strings(),
+            "uri": _strings([origin.object_id for origin in origins], origins, n),
+            "split": _strings([origin.row.split.id for origin in origins], origins, n),
+            "position": _strings([position_key(origin.item.position) for origin in origins], origins, n),
             "content_sha256": pa.array(hashes, pa.binary(32)),
-            "parent_id": pa.array(parents, pa.binary(16)),
-            "fold": pa.array([self._fold(g, i) for g, i in zip(groups, ids)], pa.string()),
+            "parent_id": self._parent_ids(draft, objects, locators, ids),
+            "fold": pa.array(self._folds_of(groups, ids), pa.string()),
             "place_id": self._places(draft),
             "group_id": pa.array(groups, pa.string()),
         }
-        if any("truncated" in item.headers for _, item, _ in drafts):  # the connector could read only a part of it
+        if any("truncated" in origin.item.headers for origin in origins):  # the connector could read only a part of it
             flags = [
                 f if "truncated" not in item.headers or (f and "truncated" in f) else [*(f or []), "truncated"]
                 for item, f in zip(items, draft.column("flags").to_pylist())
             ]
             own["flags"] = pa.array(flags, pa.list_(pa.string()))
         if draft.column("license").null_count:
-            own["license"] = pa.array(
-                [v or self._stream.license for v in draft.column("license").to_pylist()], pa.string()
-            )
+            own["license"] = _filled(draft, "license", self._stream.license)
         if self._stream.spec.attribution and draft.column("attribution").null_count:
-            own["attribution"] = pa.array(
-                [v or self._stream.spec.attribution for v in draft.column("attribution").to_pylist()], pa.string()
-            )
-        if any(item.event_time is not None for _, item, _ in drafts) and draft.column("event_time").null_count:
+            own["attribution"] = _filled(draft, "attribution", self._stream.spec.attribution)
+        if draft.column("event_time").null_count and any(origin.item.event_time is not None for origin in origins):
             own.update(_event_time(draft, items))
-        if any("rights" in item.headers for _, item, _ in drafts) and draft.column("rights").null_count:
+        if draft.column("rights").null_count and any("rights" in origin.item.headers for origin in origins):
             rights = zip(items, draft.column("rights").to_pylist())
             own["rights"] = pa.array([v or item.headers.get("rights") for item, v in rights], pa.string())
         schema = record_schema(modality)
@@ -106,19 +80,67 @@ class Completer:
             [own[f.name] if f.name in own else draft.column(f.name) for f in schema], schema=schema
         )
 
+    def _groups(
+        self, draft: pa.RecordBatch, origins: Sequence[Origin], objects: Sequence[str], locators: Sequence[str]
+    ) -> Sequence[str]:
+        """What each row belongs to: what its draft says, else its object, or the row itself in a table."""
+        of_table = [isinstance(origin.item.data, pa.RecordBatch) for origin in origins]
+        named = _values(draft, "group_id")
+        if not any(of_table):
+            return [group or object_ for group, object_ in zip(named, objects)]
+        many = _each(of_table, origins, draft.num_rows)
+        return [
+            group or (f"{object_}#{locator}" if of_many else object_)
+            for group, locator, object_, of_many in zip(named, locators, objects, many)
+        ]
+
+    def _parent_ids(
+        self, draft: pa.RecordBatch, objects: Sequence[str], locators: Sequence[str], ids: Sequence[bytes]
+    ) -> pa.Array:
+        """Of each row's parent, which came in an earlier batch of the same item."""
+        if not self._stream.normalizer.derived:
+            return pa.nulls(len(ids), pa.binary(16))  # records of one kind have no parents among each other
+        parents = [
+            self._parents.get((object_, p)) if p else None for object_, p in zip(objects, _values(draft, "parent"))
+        ]
+        for object_, locator, id_ in zip(objects, locators, ids):
+            self._parents[object_, locator] = id_
+        while len(self._parents) > _REMEMBERED_PARENTS:
+            self._parents.popitem(last=False)
+        return pa.array(parents, pa.binary(16))
+
     def _places(self, draft: pa.RecordBatch) -> pa.Array:
         geometries = draft.column("geometry")
         if self._grid is None or geometries.null_count == len(geometries):
             return pa.nulls(len(geometries), pa.string())
         return pa.array([place_id(g, self._grid) if g else None for g in geometries.to_pylist()], pa.string())
 
-    def _fold(self, group: str, id_: bytes) -> str:
+    def _folds_of(self, groups: Sequence[str], ids: Sequence[bytes]) -> list[str]:
         share = self._folds.validation
         if not share:
-            return "train"
-        key = group.encode() if self._folds.by == "group_id" else id_
-        chosen = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64 < share
-        return "validation" if chosen else "train"
+            return ["train"] * len(ids)
+        keys = (group.encode() for group in groups) if self._folds.by == "group_id" else ids
+        return ["validation" if _share_of(key) < share else "train" for key in keys]
+
+
+def _share_of(key: bytes) -> float:
+    """A number in [0, 1) that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
+
+
+def _values(draft: pa.RecordBatch, name: str) -> Sequence[Any]:
+    """The values of a column, which most often has none."""
+    column = draft.column(name)
+    values: Sequence[Any] = column.to_pylist() if column.null_count < len(column) else (None,) * len(column)
+    return values
+
+
+def _filled(draft: pa.RecordBatch, name: str, default: str) -> pa.Array:
+    """A string column with a default where it has no value."""
+    column = draft.column(name)
+    if column.null_count == len(column):
+        return _repeat(default, len(column))
+    return pa.array([value or default for value in column.to_pylist()], pa.string())
 
 
 def _event_time(draft: pa.RecordBatch, items: Iterable[Item]) -> dict[str, pa.Array]:
@@ -138,23 +160,16 @@ def _time_source(item: Item) -> str:
     return item.headers.get("time_source", "source")
 
 
-class _Each(Generic[T]):
-    """A value for each batch, iterated as often as the batch has rows."""
+def _each(values: list[T], origins: Sequence[Origin], rows: int) -> list[T]:
+    """For every row the value of its origin."""
+    if len(values) == rows:
+        return values
+    return [value for value, origin in zip(values, origins) for _ in range(origin.rows)]
 
-    def __init__(self, values: Sequence[T], counts: Sequence[int]) -> None:
-        self._values = values
-        self._counts = counts
 
-    def __iter__(self) -> Iterator[T]:
-        for value, count in zip(self._values, self._counts):
-            for _ in range(count):
-                yield value
-
-    def strings(self) -> pa.Array:
-        """As a string array."""
-        if len(self._values) == 1:
-            return _repeat(str(self._values[0]), self._counts[0])
-        return pa.array(list(self), pa.string())
+def _strings(values: list[str], origins: Sequence[Origin], rows: int) -> pa.Array:
+    """The same as a string array."""
+    return _repeat(values[0], rows) if len(values) == 1 else pa.array(_each(values, origins, rows), pa.string())
 
 
 def _repeat(value: str, n: int) -> pa.Array:

@@ -13,6 +13,7 @@ from collections import deque
 import pyarrow as pa
 
 from headrace.connectors.contract import Item
+from headrace.ingest.walk import STEP_ITEMS
 from headrace.schemas.errors import BrokenLog
 from headrace.schemas.pipeline import Dedup
 from headrace.shards.entry import split_digest
@@ -29,12 +30,15 @@ class Seen:
         self._settings = settings
         self._order: dict[str, deque[bytes]] = {}
         self._known: dict[str, set[bytes]] = {}
+        #: Of the newest items: the scope, and the digests that left its window for it; None without a key.
+        self._latest: deque[tuple[str, list[bytes]] | None] = deque(maxlen=STEP_ITEMS)
         self.changed = False  #: since `to_bytes`
 
     def __call__(self, split_id: str, item: Item) -> bool:
         """Whether the item came before; if not, it has now."""
         digest = self._digest(item)
         if digest is None:
+            self._latest.append(None)
             return False
         scope = _WHOLE_STREAM if self._settings.scope == "stream" else split_digest(split_id)
         known = self._known.setdefault(scope, set())
@@ -43,10 +47,22 @@ class Seen:
         order = self._order.setdefault(scope, deque())
         order.append(digest)
         known.add(digest)
-        while len(order) > self._settings.window:
-            known.discard(order.popleft())
+        dropped = [order.popleft() for _ in range(len(order) - self._settings.window)]
+        known.difference_update(dropped)
+        self._latest.append((scope, dropped))
         self.changed = True
         return False
+
+    def take_back(self, count: int) -> None:
+        """The last `count` items that were new did not come yet: they will be asked for again. At most STEP_ITEMS."""
+        for _ in range(count):
+            latest = self._latest.pop()
+            if latest is not None:
+                scope, dropped = latest
+                order, known = self._order[scope], self._known[scope]
+                known.discard(order.pop())
+                order.extendleft(reversed(dropped))
+                known.update(dropped)
 
     def forget(self, split_id: str) -> None:
         """The split is over: its window is dropped."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 
+from headrace.ingest.origin import Suspects
 from headrace.ingest.walk import InFlight
 from headrace.schemas.errors import HeadraceError, RecordError, SchemaMismatch
 from headrace.tokenizers.contract import Encoded, Tokenizer
@@ -14,7 +13,7 @@ Failure = tuple[str, str]  #: (reason code, message)
 
 
 def encode(
-    tokenizer: Tokenizer | None, records: pa.RecordBatch, slot: InFlight, suspects: list[dict[str, Any]]
+    tokenizer: Tokenizer | None, records: pa.RecordBatch, slot: InFlight, suspects: list[Suspects]
 ) -> tuple[Encoded | None, Failure | None]:
     """The samples of a record batch (None when raw), or why there are none. Out of memory ends the process."""
     failure: Failure | None = None

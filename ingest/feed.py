@@ -39,8 +39,8 @@ class Trouble:
 class Feed(Protocol):
     """What a lane takes items from."""
 
-    def get(self) -> Datum | None:
-        """The next one, or None if there is none now."""
+    def take(self, most: int, most_bytes: int) -> list[Datum]:
+        """The next ones that are there, within these bounds (one may be larger); none if there are none now."""
 
     @property
     def ended(self) -> bool:
@@ -82,14 +82,19 @@ class ThreadFeed:
         self._thread = threading.Thread(target=self._run, name=f"read {split.id}", daemon=True)
         self._thread.start()
 
-    def get(self) -> Datum | None:
+    def take(self, most: int, most_bytes: int) -> list[Datum]:
+        taken: list[Datum] = []
+        if not self._queue:  # a look without the lock: whoever adds to it calls `ready` afterwards
+            return taken
         with self._change:
-            if not self._queue:
-                return None
-            datum, size = self._queue.popleft()
-            self._bytes -= size
+            left = most_bytes
+            while self._queue and len(taken) < most and (not taken or self._queue[0][1] <= left):
+                datum, size = self._queue.popleft()
+                self._bytes -= size
+                left -= size
+                taken.append(datum)
             self._change.notify_all()
-            return datum
+        return taken
 
     @property
     def ended(self) -> bool:
@@ -163,13 +168,16 @@ class ThreadFeed:
     def _put(self, read: Datum) -> None:
         size = _ITEM_BYTES + _size(read)
         with self._change:
-            self._change.wait_for(lambda: self._stopping or not self._queue or self._bytes + size <= self._credit)
+            while self._queue and self._bytes + size > self._credit and not self._stopping:
+                self._change.wait()
             if self._stopping:
                 return
+            first = not self._queue
             self._queue.append((read, size))
             self._bytes += size
             self._after = read.position
-        self._ready()
+        if first:
+            self._ready()
 
 
 def _size(read: Datum) -> int:

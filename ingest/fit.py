@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from headrace.ingest.artefacts import write_artefact
 from headrace.ingest.complete import Completer
+from headrace.ingest.events import Batch, Refused
 from headrace.ingest.frozen import Frozen
 from headrace.ingest.lane import CommitChannel
 from headrace.ingest.resolve import Output, ResolvedStream, Runtime, resolve
 from headrace.ingest.task import Task
-from headrace.ingest.walk import Batch, InFlight, Refused, Walk
+from headrace.ingest.walk import InFlight, Walk
 from headrace.schemas.canonical import hash_parts
 from headrace.schemas.errors import NotFitted, ShardError
 from headrace.schemas.record import PAYLOAD_COLUMN, Modality
@@ -93,9 +94,7 @@ def collect(
         if isinstance(event, Batch):
             records += event.draft.num_rows
             if event.modality in sets:
-                row = event.origin.row
-                record = completer.complete([(event.draft, event.origin.item, row.split)], event.modality)
-                sets[event.modality].add(record)
+                sets[event.modality].add(completer.complete(event.draft, event.origins, event.modality))
         elif isinstance(event, Refused):
             refused += 1
     connector.close()

@@ -9,12 +9,13 @@ import time
 from typing import Any, Protocol
 
 from headrace.connectors.contract import Connector
+from headrace.ingest.events import Batch, Duplicate, GapSeen, ItemDone, Nothing, Refused, SplitDone
 from headrace.ingest.lane_books import SplitBooks
 from headrace.ingest.lane_output import LaneOutput
 from headrace.ingest.place import Place
 from headrace.ingest.resolve import ResolvedStream, Runtime
 from headrace.ingest.task import Task
-from headrace.ingest.walk import Batch, Duplicate, GapSeen, InFlight, ItemDone, Nothing, Refused, SplitDone, Walk
+from headrace.ingest.walk import InFlight, Walk
 from headrace.shards import entry as log
 from headrace.shards.store import Store
 

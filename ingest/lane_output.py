@@ -7,21 +7,24 @@ in what a place is; what becomes of the events is the same, and is here.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
 from headrace.ingest.artefacts import read_artefact
 from headrace.ingest.complete import Completer, make_samples, output_schema
 from headrace.ingest.encoding import encode
+from headrace.ingest.events import Batch, Duplicate, GapSeen, ItemDone, Refused
 from headrace.ingest.lane_books import SplitBooks
-from headrace.ingest.lane_rows import Rows, ready_batches, sliced, suspects
+from headrace.ingest.lane_rows import Drafts, joined, ready_batches, suspects
+from headrace.ingest.origin import Origin, sliced
+from headrace.ingest.place import PlanRow
 from headrace.ingest.resolve import Output, ResolvedStream, Runtime
 from headrace.ingest.task import Conviction
-from headrace.ingest.walk import KEEP_BYTES, Batch, Duplicate, GapSeen, InFlight, ItemDone, Origin, Refused
+from headrace.ingest.walk import KEEP_BYTES, InFlight
 from headrace.schemas.errors import NotFitted
 from headrace.schemas.record import PAYLOAD_COLUMN, Modality
 from headrace.shards import entry as log
@@ -33,6 +36,7 @@ from headrace.tokenizers.contract import Encoded, Tokenizer
 
 _BATCH_BYTES = 2 << 20  #: payload after which waiting rows are encoded
 _BATCH_ROWS = 4096
+_BATCH_NAMES = 128 << 10  #: bytes of positions: the slot names every item of a batch
 
 
 @dataclass
@@ -52,9 +56,10 @@ class OpenOutput:
     output: Output
     tokenizer: Tokenizer | None
     schema: pa.Schema | None  #: None when its tokenizer was never fitted
-    waiting: list[tuple[pa.RecordBatch, Origin]] = field(default_factory=list)
+    waiting: Drafts = field(default_factory=list)
     waiting_bytes: int = 0
     waiting_rows: int = 0
+    waiting_names: int = 0
     writer: ShardWriter | None = None
     runs: list[Run] = field(default_factory=list)  #: of the open shard, in row order
     records: int = 0
@@ -130,56 +135,47 @@ class LaneOutput:
     # -- taking outputs -----------------------------------------------------------------------------------------------
 
     def take(self, event: Batch) -> None:
-        """Records to be encoded."""
+        """Records to be encoded; the items of all but the last end with it."""
         out = self._outputs[event.modality]
-        column = event.draft.column(PAYLOAD_COLUMN[event.modality])
-        size = column.nbytes
+        draft, origins = event.draft, event.origins
+        size, rows = draft.column(PAYLOAD_COLUMN[event.modality]).nbytes, draft.num_rows
         self.payload += size
         self.total["payload_bytes"] += size
-        self.total["records"] += event.draft.num_rows
-        out.records += event.draft.num_rows
-        draft = event.draft
+        self.total["records"] += rows
+        out.records += rows
         if not self._together:
-            draft = self._completer.complete(
-                [(draft, event.origin.item, event.origin.row.split)], event.modality
-            )
-        out.waiting.append((draft, event.origin))
+            draft = self._completer.complete(draft, origins, event.modality)
+        out.waiting.append((draft, origins))
         out.waiting_bytes += size
-        out.waiting_rows += draft.num_rows
-        if out.waiting_bytes >= _BATCH_BYTES or out.waiting_rows >= _BATCH_ROWS:
+        out.waiting_rows += rows
+        out.waiting_names += sum(len(origin.after) for origin in origins)
+        if (
+            out.waiting_bytes >= _BATCH_BYTES
+            or out.waiting_rows >= _BATCH_ROWS
+            or out.waiting_names >= _BATCH_NAMES
+        ):
             self._encode(out)
 
     def _encode(self, out: OpenOutput) -> None:
-        waiting, out.waiting, out.waiting_bytes, out.waiting_rows = out.waiting, [], 0, 0
-        if waiting and self._together:
-            waiting = self._completed(waiting, out.output.modality)
-        for records, origins in ready_batches(waiting, self._convicted):
-            if isinstance(records, str):
-                batch, origin, k = origins[0]
-                self._refuse_row(
-                    out, batch, origin, k, records, f"encoding {records.partition(':')[0]}: convicted when tried alone"
-                )
-                continue
-            if out.schema is None:
+        waiting, out.waiting, out.waiting_bytes, out.waiting_rows, out.waiting_names = out.waiting, [], 0, 0, 0
+        if not waiting:
+            return
+        batch, all_origins = joined(waiting)
+        if self._together:
+            batch = self._completer.complete(batch, all_origins, out.output.modality)
+        for records, origins, reason in ready_batches(batch, all_origins, self._convicted):
+            if reason is not None:
+                message = f"encoding {reason.partition(':')[0]}: convicted when tried alone"
+                self._refuse_rows(out, records, origins, reason, message)
+            elif out.schema is None:
                 error = NotFitted(
                     f"no {out.output.modality} record was in the fit set: {out.output.name} has no tokenizer"
                 )
-                for batch, origin, k in origins:
-                    for i in range(batch.num_rows):
-                        self._refuse_row(out, batch.slice(i, 1), origin, k + i, "not_fitted", str(error))
-                continue
-            self._encode_rows(out, records, origins)
+                self._refuse_rows(out, records, origins, "not_fitted", str(error))
+            else:
+                self._encode_rows(out, records, origins)
 
-    def _completed(self, drafts: list[tuple[pa.RecordBatch, Origin]], modality: Modality) -> list[Any]:
-        """Drafts of many items completed at once, and given back each with its own."""
-        records = self._completer.complete([(d, origin.item, origin.row.split) for d, origin in drafts], modality)
-        out, at = [], 0
-        for draft, origin in drafts:
-            out.append((records.slice(at, draft.num_rows), origin))
-            at += draft.num_rows
-        return out
-
-    def _encode_rows(self, out: OpenOutput, records: pa.RecordBatch, origins: Rows) -> None:
+    def _encode_rows(self, out: OpenOutput, records: pa.RecordBatch, origins: list[Origin]) -> None:
         """Encode a batch; on an error halve it until the row at fault stands alone."""
         started = time.perf_counter()
         encoded, failure = encode(out.tokenizer, records, self._slot, suspects(origins))
@@ -187,8 +183,7 @@ class LaneOutput:
         if failure is None:
             self._write(out, records, encoded, origins)
         elif records.num_rows == 1:
-            batch, origin, k = origins[0]
-            self._refuse_row(out, batch, origin, k, *failure)
+            self._refuse_rows(out, records, origins, *failure)
         else:
             half = records.num_rows // 2
             for begin, size in ((0, half), (half, records.num_rows - half)):
@@ -199,7 +194,7 @@ class LaneOutput:
         out: OpenOutput,
         records: pa.RecordBatch,
         encoded: Encoded | None,
-        origins: Rows,
+        origins: list[Origin],
     ) -> None:
         started = time.perf_counter()
         if out.schema is None:
@@ -214,12 +209,13 @@ class LaneOutput:
         before = out.writer.data_bytes
         out.writer.append(samples)
         size = out.writer.data_bytes - before
-        for batch, origin, k in origins:
-            digest = log.split_digest(origin.row.split.id)
+        for _, of_split in itertools.groupby(origins, lambda origin: origin.row.split.id):
+            first, *others = of_split
+            digest, rows = log.split_digest(first.row.split.id), first.rows + sum(other.rows for other in others)
             if out.runs and out.runs[-1].split == digest:
-                out.runs[-1].rows += batch.num_rows
+                out.runs[-1].rows += rows
             else:
-                out.runs.append(Run(digest, origin.after, k, batch.num_rows))
+                out.runs.append(Run(digest, first.after, first.k, rows))
         tokens = len(encoded.values) if encoded is not None else 0
         out.samples += samples.num_rows
         out.tokens += tokens
@@ -231,31 +227,33 @@ class LaneOutput:
 
     # -- refusing -----------------------------------------------------------------------------------------------------
 
-    def _refuse_row(
-        self, out: OpenOutput, row: pa.RecordBatch, origin: Origin, k: int, reason: str, message: str
+    def _refuse_rows(
+        self, out: OpenOutput, records: pa.RecordBatch, origins: list[Origin], reason: str, message: str
     ) -> None:
-        out.quarantined += 1
-        self.total["quarantined"] += 1
-        payload = row.column(PAYLOAD_COLUMN[out.output.modality])[0]
-        data = (
-            payload.as_py().encode()
-            if out.output.modality == "text"
-            else payload.as_buffer().to_pybytes()
-            if hasattr(payload, "as_buffer")
-            else None
-        )
-        self._quarantine_writer(out.output.name).add(
-            reason=reason,
-            message=message,
-            stage="encode",
-            source=self._source,
-            uri=row.column("uri")[0].as_py(),
-            split=origin.row.split.id,
-            position=origin.item.position,
-            locator=row.column("locator")[0].as_py(),
-            license=row.column("license")[0].as_py(),
-            raw=data if data is not None and len(data) <= KEEP_BYTES else None,
-        )
+        of_rows = (origin for origin in origins for _ in range(origin.rows))
+        for i, origin in enumerate(of_rows):
+            out.quarantined += 1
+            self.total["quarantined"] += 1
+            payload = records.column(PAYLOAD_COLUMN[out.output.modality])[i]
+            data = (
+                payload.as_py().encode()
+                if out.output.modality == "text"
+                else payload.as_buffer().to_pybytes()
+                if hasattr(payload, "as_buffer")
+                else None
+            )
+            self._quarantine_writer(out.output.name).add(
+                reason=reason,
+                message=message,
+                stage="encode",
+                source=self._source,
+                uri=records.column("uri")[i].as_py(),
+                split=origin.row.split.id,
+                position=origin.item.position,
+                locator=records.column("locator")[i].as_py(),
+                license=records.column("license")[i].as_py(),
+                raw=data if data is not None and len(data) <= KEEP_BYTES else None,
+            )
 
     def refuse(self, event: Refused) -> None:
         """One record, or a whole item, for quarantine."""
@@ -284,13 +282,16 @@ class LaneOutput:
 
     def item_done(self, event: ItemDone, *, still_open: bool = False) -> None:
         """An item was taken to its end; `still_open` if some of it waits for others."""
-        line = self._books.line(event.row.split.id)
-        line.read += 1
-        self.total["items"] += 1
         if event.whole:
-            line.quarantined += 1
-        elif not still_open:
-            line.closed += 1
+            self._books.line(event.row.split.id).quarantined += 1
+        self.items_done(event.row, 1, closed=0 if event.whole or still_open else 1)
+
+    def items_done(self, row: PlanRow, count: int, *, closed: int) -> None:
+        """Items were taken to their end; what gave records and is not closed waits for others."""
+        line = self._books.line(row.split.id)
+        line.read += count
+        line.closed += closed
+        self.total["items"] += count
 
     def duplicate(self, event: Duplicate) -> None:
         """An item that came before."""

@@ -13,76 +13,27 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from headrace.connectors.contract import Idle, Item, Read, Split
-from headrace.connectors.sniff import sniff
+from headrace.connectors.contract import Split
 from headrace.ingest.bad_fraction import BadFraction
 from headrace.ingest.dedup import Seen
+from headrace.ingest.events import Batch, Duplicate, Event, GapSeen, ItemDone, Nothing, Refused, SplitDone
 from headrace.ingest.feed import Feed
 from headrace.ingest.lane_books import SplitBooks
 from headrace.ingest.lane_output import LaneOutput
 from headrace.ingest.live_task import LiveLaneTask, LiveSplit
+from headrace.ingest.messages import Queued
 from headrace.ingest.open_windows import OpenWindows
-from headrace.ingest.place import Place, PlanRow, position_key
+from headrace.ingest.origin import Origin
+from headrace.ingest.place import Place, PlanRow
 from headrace.ingest.resolve import ResolvedStream, Runtime
-from headrace.ingest.walk import (
-    Batch,
-    Duplicate,
-    Event,
-    GapSeen,
-    InFlight,
-    ItemDone,
-    Nothing,
-    Origin,
-    Refused,
-    SplitDone,
-    Walk,
-)
+from headrace.ingest.walk import InFlight, Walk
 from headrace.shards import entry as log
 from headrace.shards.names import lane_file_name
 from headrace.shards.store import Store
 
-_SNIFFED = 1 << 16  # bytes by which a format is told
 TURN_ITEMS = 256  #: of one split before the next has its turn
 TURN_S = 0.25  #: after which it has it too; who has the turn never enters the rows
 MAX_BAD_FRACTION = 0.1
-
-
-class _Queue:
-    """What a walk reads instead of the connector: the feed, with an idle tick where it has nothing."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-
-    def read(self, split: Split, after: Any) -> Iterator[Read]:
-        while True:
-            datum = self._feed.get()
-            if datum is not None:
-                yield _named(datum, split) if isinstance(datum, Item) else datum
-            elif self._feed.ended:
-                return
-            else:
-                yield Idle()
-
-
-def _named(item: Item, split: Split) -> Item:
-    """The item with an object of its own (two equal messages are two records), and the format of its bytes."""
-    headers = dict(item.headers)
-    if "object" not in headers:
-        position = position_key(item.position).strip('"')
-        headers["object"] = f"{split.id}@{position}"
-    if "format" not in headers and isinstance(item.data, bytes):
-        headers["format"] = _format(item.data)
-    return dataclasses.replace(item, headers=headers)
-
-
-def _format(data: bytes) -> str:
-    """The name of a payload's format; most messages are one JSON object, which is seen without a search."""
-    if data[:1] == b"{" and data[-1:] == b"}" and b"\n" not in data:
-        return "json"
-    return sniff(data[:_SNIFFED], "").name
 
 
 class _Reading:
@@ -165,7 +116,7 @@ class LiveLane:
             return
         feed = self._make_feed(live)
         walk = Walk(
-            _Queue(feed),
+            Queued(feed),
             self.stream.make_normalizer(),
             [PlanRow(0, 0, live.split)],
             Place(0, 0, live.position, live.k),
@@ -224,6 +175,7 @@ class LiveLane:
             if isinstance(event, Batch):
                 self._taken(reading, event)
                 reading.last_origin = event.origin
+                items += len(event.origins) - 1
             elif isinstance(event, Refused):
                 self._output.refuse(event)
                 self._bad.add(bad=1)
@@ -252,24 +204,32 @@ class LiveLane:
 
     def _taken(self, reading: _Reading, event: Batch) -> None:
         self._bad.add(good=event.draft.num_rows)
-        latest = _latest_us(event)
-        if latest is not None:
-            if self._watermark_us is not None and latest < self._watermark_us:
-                self.late += event.draft.num_rows
-            reading.latest_us = latest if reading.latest_us is None else max(latest, reading.latest_us)
+        self._look_at_times(reading, event)
+        ended = len(event.origins) - 1  # the last item's end is an event of its own
         if self._windows is None or event.modality != "sensor":
             self._output.take(event)
-            return
-        for closed in self._windows.add(event):
-            self._output.take(closed)
-        self._close_later(reading)  # at once: a cut may follow, and what left belongs to its books
+            still_open = 0
+        else:
+            windows, still_open = self._windows.add(event)
+            for window in windows:
+                self._output.take(window)
+            self._close_later(reading)  # at once: a cut may follow, and what left belongs to its books
+        if ended:
+            self._output.items_done(reading.row, ended, closed=ended - still_open)
+
+    def _look_at_times(self, reading: _Reading, event: Batch) -> None:
+        """Note the newest event time, and the records of items that came behind the watermark."""
+        for origin, latest in zip(event.origins, event.latest_us()):
+            if latest is None:
+                continue
+            if self._watermark_us is not None and latest < self._watermark_us:
+                self.late += origin.rows
+            if reading.latest_us is None or latest > reading.latest_us:
+                reading.latest_us = latest
 
     def _done(self, event: ItemDone, reading: _Reading) -> None:
-        if self._windows is not None and not event.whole:
-            open_ = self._windows.end_item(reading.digest)
-            self._output.item_done(event, still_open=open_)
-        else:
-            self._output.item_done(event)
+        still_open = self._windows is not None and not event.whole and self._windows.end_item(reading.digest)
+        self._output.item_done(event, still_open=still_open)
 
     def _split_done(self, reading: _Reading) -> None:
         reading.over = True
@@ -432,13 +392,3 @@ class LiveLane:
             "stopped": self.stopped,
             "troubles": troubles,
         }
-
-
-def _latest_us(event: Batch) -> int | None:
-    """The newest event time of a batch, in microseconds since 1970, or that of its item."""
-    times = [event.origin.item.event_time] if event.origin.item.event_time is not None else []
-    for name in ("event_time", "event_end"):
-        column = event.draft.column(name)
-        if column.null_count < len(column):
-            times.append(pc.max(column.cast(pa.int64())).as_py())
-    return max(times, default=None)

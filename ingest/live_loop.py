@@ -12,12 +12,14 @@ import os
 import threading
 import time
 import zlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from headrace.connectors.contract import Connector, Split
 from headrace.ingest.feed import ThreadFeed
 from headrace.ingest.live_lane import LiveLane
 from headrace.ingest.live_task import LiveLaneTask, LiveSplit
+from headrace.ingest.origin import Suspects
 from headrace.ingest.resolve import ResolvedStream, Runtime
 from headrace.ingest.task import Task
 from headrace.ingest.walk import InFlight
@@ -48,8 +50,11 @@ class _LaneSlot:
         self._slot = slot
         self._stream = stream
 
-    def enter(self, stage: str, suspects: list[dict[str, Any]]) -> None:
-        self._slot.enter(stage, [{**suspect, "stream": self._stream} for suspect in suspects])
+    def enter(self, stage: str, suspects: Sequence[Suspects], stream: str = "") -> None:
+        self._slot.enter(stage, suspects, stream or self._stream)
+
+    def at(self, number: int | None) -> None:
+        self._slot.at(number)
 
     def leave(self) -> None:
         self._slot.leave()

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.ingest.events import Batch
+from headrace.ingest.origin import Origin
 from headrace.ingest.place import position_key
-from headrace.ingest.walk import Batch, Origin
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import BrokenLog
 from headrace.schemas.pipeline import Windows
@@ -31,6 +32,24 @@ from headrace.shards.entry import split_digest
 _MOST_READINGS = 1 << 20  #: of a window by event time
 _META = b"headrace.open"
 _KEPT = ("time_source", "group_id", "geometry", "license", "attribution", "rights", "extra")
+
+
+_Key = tuple[str, str, str | None, str | None]  #: split digest, channel, unit, device
+
+
+_Readings = tuple[Any, Any, Any]  #: t, value, valid
+
+
+class _Row(NamedTuple):
+    """A record of a message."""
+
+    draft: pa.RecordBatch
+    at: int
+    flags: Iterable[str]
+
+    def kept(self) -> dict[str, Any]:
+        """What the first record of a window says for all of it."""
+        return {name: self.draft.column(name)[self.at].as_py() for name in _KEPT}
 
 
 @dataclass
@@ -46,31 +65,32 @@ class _Window:
     t: list[npt.NDArray[np.int64]] = field(default_factory=list)
     value: list[npt.NDArray[np.float64]] = field(default_factory=list)
     valid: list[npt.NDArray[np.bool_]] = field(default_factory=list)
-    item: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    item: list[tuple[int, int]] = field(default_factory=list)  #: (number of a message, its readings)
     size: int = 0
 
     def append(self, t: Any, value: Any, valid: Any, item: int) -> None:
         self.t.append(t)
         self.value.append(value)
         self.valid.append(valid)
-        self.item.append(np.full(len(t), item, np.int64))
+        self.item.append((item, len(t)))
         self.size += len(t)
 
     def pop(self, count: int) -> tuple[Any, Any, Any, Any]:
         """The first `count` readings as flat arrays."""
         t, value, valid, item = self.arrays()
-        rest = slice(count, None) if self.size > count else slice(0, 0)
-        self.t, self.value, self.valid, self.item = [t[rest]], [value[rest]], [valid[rest]], [item[rest]]
+        self.t, self.value, self.valid = [t[count:]], [value[count:]], [valid[count:]]
+        self.item = [(number, 1) for number in item[count:].tolist()]
         self.size -= count
         return t[:count], value[:count], valid[:count], item[:count]
 
     def arrays(self) -> tuple[Any, Any, Any, Any]:
-        """t, value, valid and item number of every reading."""
+        """t, value, valid and message number of every reading."""
+        numbers = np.array(self.item, np.int64).reshape(-1, 2)
         return (
             np.concatenate(self.t),
             np.concatenate(self.value),
             np.concatenate(self.valid),
-            np.concatenate(self.item),
+            np.repeat(numbers[:, 0], numbers[:, 1]),
         )
 
     @property
@@ -95,7 +115,7 @@ class OpenWindows:
     def __init__(self, settings: Windows) -> None:
         self._settings = settings
         self._width = None if settings.seconds is None else round(settings.seconds * 1e9)
-        self._windows: dict[tuple[str, str, str | None, str | None], _Window] = {}
+        self._windows: dict[_Key, _Window] = {}
         self._items: dict[int, _OpenItem] = {}
         self._current: dict[str, int] = {}  #: split → the item whose readings are coming
         self._next = 0
@@ -108,26 +128,35 @@ class OpenWindows:
         """Messages of which something waits."""
         return len(self._items)
 
-    def add(self, event: Batch) -> Iterator[Batch]:
-        """Take the readings of a draft; gives back the windows that they close, as drafts of one record each."""
-        origin, draft = event.origin, event.draft
-        split = split_digest(origin.row.split.id)
-        number = self._item(split, origin)
-        self.changed = True
-        rows = draft.to_pylist() if draft.num_rows == 0 else draft.drop_columns(["t", "value", "valid"]).to_pylist()
+    def add(self, event: Batch) -> tuple[list[Batch], int]:
+        """Take the readings of drafts: the windows that they close, each a draft of one record, in order.
+
+        All messages but the last are at their end then; how many of those still wait for others comes second.
+        """
+        split = split_digest(event.origin.row.split.id)
+        draft = event.draft
+        names = zip(*(draft.column(name).to_pylist() for name in ("channel", "unit", "device")))
         views = zip(list_views(draft, "t"), list_views(draft, "value"), list_views(draft, "valid"))
-        for row, (t, value, valid) in zip(rows, views):
-            self._items[number].left += len(t)
-            key = (split, row["channel"], row["unit"], row["device"])
-            if self._width is None:
-                window = self._window(key, row)
-                window.append(t, value, valid, number)
-                while window.size >= self._settings.samples:
-                    yield self._emit(window, self._settings.samples, origin)
-            else:
-                yield from self._by_time(key, row, (t, value, valid), number, origin)
-        if self._width is not None:
-            yield from self._overtaken(split, origin)
+        flags = draft.column("flags")
+        found = flags.to_pylist() if flags.null_count < len(flags) else [None] * len(flags)
+        closed: list[Batch] = []
+        waiting = at = 0
+        for number, origin in enumerate(event.origins):
+            if number:
+                waiting += self.end_item(split)
+            item = self._item(split, origin)
+            for _ in range(origin.rows):
+                key, readings = (split, *next(names)), next(views)
+                self._items[item].left += len(readings[0])
+                row = _Row(draft, at, found[at] or ())
+                closed += self._by_number(key, row, readings, item, origin) if self._width is None else self._by_time(
+                    key, row, readings, item, origin
+                )
+                at += 1
+            if self._width is not None:
+                closed += self._overtaken(split, origin)
+        self.changed = True
+        return closed, waiting
 
     def end_item(self, split: str) -> bool:
         """The current message of a split (by digest) is at its end; whether some of it still waits."""
@@ -164,14 +193,20 @@ class OpenWindows:
             self._items[number] = _OpenItem(split, position_key(origin.item.position))
         return number
 
-    def _window(self, key: tuple[str, str, str | None, str | None], row: dict[str, Any]) -> _Window:
+    def _window(self, key: _Key, row: _Row) -> _Window:
         window = self._windows.get(key)
         if window is None or not window.size:
-            window = self._windows[key] = _Window(*key, kept={name: row[name] for name in _KEPT})
-        window.flags.update(row["flags"] or ())
+            window = self._windows[key] = _Window(*key, kept=row.kept())
+        window.flags.update(row.flags)
         return window
 
-    def _by_time(self, key: Any, row: dict[str, Any], readings: Any, item: int, origin: Origin) -> Iterator[Batch]:
+    def _by_number(self, key: _Key, row: _Row, readings: _Readings, item: int, origin: Origin) -> Iterator[Batch]:
+        window = self._window(key, row)
+        window.append(*readings, item)
+        while window.size >= self._settings.samples:
+            yield self._emit(window, self._settings.samples, origin)
+
+    def _by_time(self, key: _Key, row: _Row, readings: _Readings, item: int, origin: Origin) -> Iterator[Batch]:
         t, value, valid = readings
         width = self._width or 1
         index = t // width
@@ -241,7 +276,7 @@ class OpenWindows:
             if item.ended and not item.left:
                 self._closed[item.split] = self._closed.get(item.split, 0) + 1
                 del self._items[number]
-        return Batch("sensor", builder.finish(), origin)
+        return Batch("sensor", builder.finish(), [origin._replace(rows=1)])
 
     # -- the carry file -----------------------------------------------------------------------------------------------
 
@@ -291,7 +326,7 @@ class OpenWindows:
             kept["geometry"] = None if geometry is None else bytes.fromhex(geometry)
             window = _Window(split, channel, unit, device, kept, set(flags))
             window.t, window.value = [np.array(row["t"], np.int64)], [np.array(row["value"], np.float64)]
-            window.valid, window.item = [np.array(row["valid"], np.bool_)], [np.array(row["item"], np.int64)]
+            window.valid, window.item = [np.array(row["valid"], np.bool_)], [(number, 1) for number in row["item"]]
             window.size = len(row["t"])
             made._windows[split, channel, unit, device] = window
         return made

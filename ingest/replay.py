@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from headrace.connectors.contract import Broken, Connector, Item, Read, Split
 from headrace.ingest.complete import Completer
+from headrace.ingest.events import Batch, ItemDone, Nothing, Refused
 from headrace.ingest.lane_output import open_outputs
 from headrace.ingest.place import Place, PlanRow, position_key
 from headrace.ingest.replay_claims import Claims, Outcome, Refusal
@@ -23,7 +24,7 @@ from headrace.ingest.replay_output import ReplayOutput, Wanted
 from headrace.ingest.replay_rows import Group
 from headrace.ingest.resolve import ResolvedStream, Runtime
 from headrace.ingest.task import Task
-from headrace.ingest.walk import Batch, InFlight, ItemDone, Nothing, Refused, Walk
+from headrace.ingest.walk import InFlight, Walk
 from headrace.schemas.errors import SourceError
 from headrace.schemas.record import Modality
 from headrace.shards.entry import QuarantineInfo, split_digest
@@ -204,8 +205,7 @@ class _Replay:
 
     def complete(self, event: Batch) -> pa.RecordBatch:
         """The records of a draft."""
-        origin = event.origin
-        return self._completer.complete([(event.draft, origin.item, origin.row.split)], event.modality)
+        return self._completer.complete(event.draft, event.origins, event.modality)
 
     def output_name(self, modality: Modality) -> str:
         return self._stream.outputs[modality].name
@@ -290,7 +290,7 @@ class _Taking:
         for start in range(0, len(waiting), step):
             part = waiting[start : start + step]
             bad = self._run.output.encode(
-                event.modality, part, origin.suspect(part[0].k), origin.row.split.id, origin.item.position
+                event.modality, part, origin, origin.row.split.id, origin.item.position
             )
             failed = {id(wanted) for wanted, _, _ in bad}
             for wanted in part:

@@ -15,7 +15,8 @@ from headrace.connectors.containers import plain_name
 from headrace.connectors.contract import Blob, Broken, Connector, Idle, Item, Read, Split
 from headrace.connectors.expand import KINDS
 from headrace.connectors.sniff import sniff
-from headrace.ingest.live_lane import _named
+from headrace.ingest.messages import named
+from headrace.ingest.origin import Suspects
 from headrace.ingest.place import position_key
 from headrace.ingest.replay_rows import Group
 from headrace.ingest.walk import KEEP_BYTES, InFlight
@@ -53,7 +54,7 @@ def kept_item(group: Group, raw: bytes, *, live: bool) -> Item:
     """The item of kept bytes: what its connector said besides (a time, rights) is not there any more."""
     item = Item(raw, json.loads(group.position), headers={"object": group.uri})
     if live:
-        return _named(item, Split(group.split, group.pin))
+        return named(item, Split(group.split, group.pin))
     name = group.uri.rpartition("/")[2]
     for kind in KINDS:  # the bytes are kept as they were decompressed
         name = plain_name(name, kind)
@@ -90,7 +91,7 @@ class SourceItems:
             if not isinstance(got, (Item, Broken)):
                 continue
             for group in wanted.pop(position_key(got.position), ()):
-                item = _named(got, split) if live and isinstance(got, Item) else got
+                item = named(got, split) if live and isinstance(got, Item) else got
                 if isinstance(item, Item) and not _same(item, group):
                     self.failure = ("io_error", f"{split.id} has other bytes at this position now")
                     continue
@@ -99,14 +100,13 @@ class SourceItems:
     def _guarded(self, split: Split) -> Iterator[Read]:
         """What the connector reads, with word left of who reads; ends at the first failure."""
         key = source_key(split)
-        suspect = {"split": split.id, "pin": split.pin, "after": key, "k": 0}
         reason = self._convicted.get((split_digest(split.id), key, 0, "read"))
         if reason is not None:
             self.failure = (reason, f"reading {split.id} ended its process")
             return
         reads = iter(self._connector.read(split, None))
         while True:
-            self._slot.enter("read", [suspect])
+            self._slot.enter("read", [Suspects(split, [(key, 0)])])
             try:
                 got = next(reads, None)
             except MemoryError:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from headrace.ingest.complete import make_samples
 from headrace.ingest.encoding import encode
 from headrace.ingest.lane_output import OpenOutput
+from headrace.ingest.origin import Origin
 from headrace.ingest.replay_claims import Refusal
 from headrace.ingest.replay_rows import Row
 from headrace.ingest.resolve import ResolvedStream
@@ -77,7 +78,7 @@ class ReplayOutput:
     # -- encoding -----------------------------------------------------------------------------------------------------
 
     def encode(
-        self, modality: Modality, wanted: list[Wanted], suspect: dict[str, Any], split: str, position: Any
+        self, modality: Modality, wanted: list[Wanted], origin: Origin, split: str, position: Any
     ) -> list[tuple[Wanted, str, str]]:
         """Encode and write records of one item; gives back those that could not be, with reason and message."""
         out = self._outputs[modality]
@@ -86,15 +87,14 @@ class ReplayOutput:
             return [(one, "not_fitted", words) for one in wanted]
         batch = wanted[0].record if len(wanted) == 1 else pa.concat_batches([one.record for one in wanted])
         began = time.perf_counter()
-        suspects = [{**suspect, "k": wanted[0].k}]
-        encoded, failure = encode(out.tokenizer, batch, self._slot, suspects)
+        encoded, failure = encode(out.tokenizer, batch, self._slot, [origin.suspect(wanted[0].k)])
         self.seconds += time.perf_counter() - began
         if failure is not None:
             if len(wanted) == 1:
                 return [(wanted[0], *failure)]
             half = len(wanted) // 2
-            first = self.encode(modality, wanted[:half], suspect, split, position)
-            return first + self.encode(modality, wanted[half:], suspect, split, position)
+            first = self.encode(modality, wanted[:half], origin, split, position)
+            return first + self.encode(modality, wanted[half:], origin, split, position)
         self._write(out, make_samples(batch, encoded, out.schema), split, position)
         opened = self._open[out.output.name]
         opened.samples += batch.num_rows

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from headrace.connectors.contract import Connector
 from headrace.connectors.registry import connector_class
@@ -20,7 +20,7 @@ from headrace.ingest.normalizers.registry import normalizer_class
 from headrace.ingest.pipeline_file import config_error
 from headrace.schemas.canonical import digest_of, sha256_hex
 from headrace.schemas.errors import ConfigError, HeadraceError
-from headrace.schemas.pipeline import Dedup, Fit, Pipeline, Section, Stream, digest_of_field
+from headrace.schemas.pipeline import Dedup, Fit, Pipeline, Section, Stream, bytes_settings
 from headrace.schemas.plugins import file_of, is_file_type
 from headrace.schemas.record import Modality
 from headrace.schemas.sample import SCHEMA_VERSION
@@ -315,12 +315,6 @@ def _config(cls: Any, settings: dict[str, Any], field_path: str, base: Path) -> 
         raise config_error(exc, prefix=field_path) from exc
     except HeadraceError as exc:
         raise ConfigError(str(exc), field=field_path) from exc
-
-
-def bytes_settings(config: BaseModel) -> dict[str, Any]:
-    """The settings that shape bytes, as JSON values; those of the run only are left out."""
-    dumped = config.model_dump(mode="json")
-    return {name: dumped[name] for name, info in type(config).model_fields.items() if digest_of_field(info) == "bytes"}
 
 
 def _code(type_name: str, base: Path) -> dict[str, str]:

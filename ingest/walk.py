@@ -9,30 +9,40 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from headrace.connectors.contract import Blob, Broken, Gap, Idle, Item, Read, Split
-from headrace.ingest.complete import object_id
+from headrace.ingest.events import Batch, Duplicate, Event, GapSeen, ItemDone, Nothing, Refused, SplitDone
 from headrace.ingest.normalizers.contract import Bad, Normalizer
+from headrace.ingest.origin import Origin, Suspects
 from headrace.ingest.place import Place, PlanRow, position_key
 from headrace.ingest.task import Conviction
 from headrace.schemas.errors import REASONS, HeadraceError, RecordError, SourceChanged, SourceError
-from headrace.schemas.record import Modality, modality_of
+from headrace.schemas.record import modality_of
 from headrace.shards.entry import split_digest
 
 #: Raw bytes of a refused record are kept up to this size; beyond it its range and digest tell where they are.
 KEEP_BYTES = 16 << 20
 
+STEP_ITEMS = 256  #: that are taken together at most
+STEP_BYTES = 1 << 20  #: of their payloads
+_STEP_ROWS = 4096
+_REACH_AGAIN = 8  #: items that are tried together after one that had to be taken alone
+_STEP_S = 0.05  #: after which no further item is begun in a step
+_NAMED_BYTES = 128 << 10  #: of positions that a step names in the slot
+
 
 class InFlight(Protocol):
     """What tells the supervisor which step is under way."""
 
-    def enter(self, stage: str, suspects: list[dict[str, Any]]) -> None:
-        """Begin a step."""
+    def enter(self, stage: str, suspects: Sequence[Suspects], stream: str = "") -> None:
+        """Begin a step that works on the suspects."""
+
+    def at(self, number: int | None) -> None:
+        """The step has come to the suspect of this number, or works on all of them (None)."""
 
     def leave(self) -> None:
         """End it."""
@@ -44,87 +54,18 @@ class InFlight(Protocol):
 class Reads(Protocol):
     """What a walk reads from: a connector, or a queue that a reader fills."""
 
-    def read(self, split: Split, after: Any) -> Iterator[Read]:
-        """As `Connector.read`."""
+    def read(self, split: Split, after: Any) -> Iterator[Read | list[Item]]:
+        """As `Connector.read`; items that follow each other may come as a list, and are taken together if they can."""
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where outputs come from: the item, the place before it, and the number of the first output."""
+class Remembers(Protocol):
+    """Tells whether an item came before."""
 
-    row: PlanRow
-    item: Item
-    after: str  #: canonical JSON of the position before the item
-    k: int
+    def __call__(self, split_id: str, item: Item) -> bool:
+        """Whether it did; if not, it has now."""
 
-    def suspect(self, k: int) -> dict[str, Any]:
-        """How the in-flight slot names it."""
-        return {"split": self.row.split.id, "pin": self.row.split.pin, "after": self.after, "k": k}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Drafts of one modality."""
-
-    modality: Modality
-    draft: pa.RecordBatch
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class Refused:
-    """One record that goes to quarantine."""
-
-    row: PlanRow
-    position: Any  #: of the item
-    locator: str | None
-    stage: str
-    reason: str
-    message: str
-    object_id: str
-    data: bytes | None
-    whole_item: bool = False  #: nothing else of the item will come
-
-
-@dataclass(frozen=True)
-class ItemDone:
-    """An item was taken to its end."""
-
-    row: PlanRow
-    outputs: int  #: drafts that came of it, over all runs
-    whole: bool  #: it was refused as a whole
-
-
-@dataclass(frozen=True)
-class SplitDone:
-    """A split was read to its end."""
-
-    row: PlanRow
-
-
-@dataclass(frozen=True)
-class GapSeen:
-    """The source says that data is missing."""
-
-    row: PlanRow
-    gap: Gap
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """The source has nothing now."""
-
-    row: PlanRow
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """An item that came before; nothing is made of it."""
-
-    row: PlanRow
-
-
-Event = Batch | Refused | ItemDone | SplitDone | GapSeen | Nothing | Duplicate
+    def take_back(self, count: int) -> None:
+        """The last `count` items that were new did not come yet."""
 
 
 class Walk:
@@ -140,7 +81,7 @@ class Walk:
         slot: InFlight,
         *,
         first_item_only: bool = False,
-        seen: Callable[[str, Item], bool] | None = None,
+        seen: Remembers | None = None,
     ) -> None:
         self.place = place
         self.seconds = {"read": 0.0, "normalize": 0.0}
@@ -148,9 +89,10 @@ class Walk:
         self._normalizer = normalizer
         self._rows = rows
         self._convicted = {c.key(): c.reason for c in convictions}
+        self._alone = {(c.split, c.after) for c in convictions if c.stage != "encode"}
         self._slot = slot
         self._first_item_only = first_item_only
-        self._seen = seen  #: (split id, item) → whether it is a duplicate
+        self._seen = seen
 
     def __iter__(self) -> Iterator[Event]:
         for row in self._rows:
@@ -169,7 +111,6 @@ class Walk:
         reads = iter(self._source.read(split, position))
         while True:
             after = position_key(position)
-            suspect = {"split": split.id, "pin": split.pin, "after": after, "k": 0}
             reason = self._convicted.get((digest, after, 0, "read"))
             if reason is not None:
                 yield _refuse_rest(
@@ -177,7 +118,7 @@ class Walk:
                 )
                 return
             started = time.perf_counter()
-            self._slot.enter("read", [suspect])
+            self._slot.enter("read", [Suspects(split, [(after, 0)])])
             try:
                 got = next(reads, None)
             except RecordError as exc:
@@ -207,20 +148,101 @@ class Walk:
                     row, position, got.locator, "read", got.reason, got.message, split.id, got.data, whole_item=True
                 )
                 continue
-            if self._seen is not None and not skip and self._seen(split.id, got):
-                position = got.position
-                self.place = Place(row.segment, row.row, position, 0)
-                yield Duplicate(row)
-                continue
-            yield from self._item(Origin(row, got, after, 0), skip)
+            items = got if isinstance(got, list) else [got]
+            yield from self._items(row, items, after, skip, together=isinstance(got, list))
             skip = 0
-            position = got.position
+            position = items[-1].position
             if self._first_item_only:
                 return
 
-    def _item(self, start: Origin, skip: int) -> Iterator[Event]:
-        row, item, after = start.row, start.item, start.after
-        digest, object_ = split_digest(row.split.id), object_id(start.item, row.split)
+    def _items(self, row: PlanRow, items: list[Item], after: str, skip: int, *, together: bool) -> Iterator[Event]:
+        """Items that follow each other; of the first, `skip` outputs are taken."""
+        afters = [after, *(position_key(item.position) for item in items)]
+        at, reach = 0, STEP_ITEMS
+        while at < len(items):
+            step = self._step(row, items[at : at + reach], afters[at:]) if together and not skip else None
+            reach = min(2 * reach, STEP_ITEMS) if step is not None else _REACH_AGAIN
+            if step is not None:
+                draft, origins = step
+                at += len(origins)
+                before = items[at - 2].position if len(origins) > 1 else self.place.position
+                self.place = Place(row.segment, row.row, before, origins[-1].rows)
+                yield Batch(modality_of(draft), draft, origins)
+                self.place = Place(row.segment, row.row, items[at - 1].position, 0)
+                yield ItemDone(row, origins[-1].rows, False)
+                continue
+            item = items[at]
+            if self._seen is not None and not skip and self._seen(row.split.id, item):
+                self.place = Place(row.segment, row.row, item.position, 0)
+                yield Duplicate(row)
+            else:
+                yield from self._item(row, item, afters[at], skip)
+            skip = 0
+            at += 1
+
+    def _step(
+        self, row: PlanRow, items: Sequence[Item], afters: Sequence[str]
+    ) -> tuple[pa.RecordBatch, list[Origin]] | None:
+        """One batch of the first items, as many as the normalizer can say in rows; None if it cannot the first.
+
+        The step ends before an item that fails, or came before: that one is taken alone, and is told what is the matter
+        with it. It must not be remembered yet, since a commit may fall between.
+        """
+        rows: list[Any] = []
+        origins: list[Origin] = []
+        size, named = 0, 0
+        digest = split_digest(row.split.id)
+        began = time.perf_counter()
+        self._slot.enter("normalize", [Suspects(row.split, [(after, 0) for after in afters[: len(items)]])])
+        for number, (item, after) in enumerate(zip(items, afters)):
+            size += len(item.data) if isinstance(item.data, bytes) else STEP_BYTES + 1
+            named += len(after)
+            if size > STEP_BYTES or named > _NAMED_BYTES or len(rows) > _STEP_ROWS or (digest, after) in self._alone:
+                break
+            if origins and time.perf_counter() - began > _STEP_S:
+                break
+            if self._seen is not None and self._seen(row.split.id, item):
+                break
+            self._slot.at(number)
+            found = self._rows_of(item)
+            if not found:
+                self._take_back(1)
+                break
+            rows += found
+            origins.append(Origin(row, item, after, 0, len(found)))
+        self._slot.at(None)
+        draft = self._gathered(rows) if origins else None
+        if draft is None:
+            self._take_back(len(origins))
+        self._slot.leave()
+        self.seconds["normalize"] += time.perf_counter() - began
+        return None if draft is None else (draft, origins)
+
+    def _take_back(self, count: int) -> None:
+        if self._seen is not None:
+            self._seen.take_back(count)
+
+    def _rows_of(self, item: Item) -> Sequence[Any] | None:
+        try:
+            return self._normalizer.rows(item)
+        except MemoryError:
+            self._slot.out_of_memory()
+            raise
+        except Exception:  # taken alone it fails again, and there it is told why
+            return None
+
+    def _gathered(self, rows: list[Any]) -> pa.RecordBatch | None:
+        try:
+            return self._normalizer.gather(rows)
+        except MemoryError:
+            self._slot.out_of_memory()
+            raise
+        except Exception:  # one of the rows is at fault: taken alone, each item is told by itself
+            return None
+
+    def _item(self, row: PlanRow, item: Item, after: str, skip: int) -> Iterator[Event]:
+        start = Origin(row, item, after, 0, 0)
+        digest, object_ = split_digest(row.split.id), start.object_id
         outputs = refused = k = 0
         whole = False
         produced: Iterator[Any] | None = None
@@ -281,7 +303,7 @@ class Walk:
                 if first < skip:  # a place is always a border of what was yielded, unless the normalizer changed
                     got, first = got.slice(skip - first), skip
                 self._advance(row, after, k)
-                yield Batch(modality_of(got), got, Origin(row, item, after, first))
+                yield Batch(modality_of(got), got, [Origin(row, item, after, first, got.num_rows)])
         if outputs == 0 and refused == 0 and not whole:
             whole = True
             yield Refused(

@@ -33,17 +33,27 @@ def run_field(default: Any = ..., *, description: str, **rules: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"digest": "run"}, **rules)
 
 
+def later_field(*, description: str) -> Any:
+    """A setting that shapes bytes and came when there were datasets already: None keeps their streams what they are."""
+    return Field(None, description=description, json_schema_extra={"digest": "bytes", "absent": "enters no digest"})
+
+
 class Settings(BaseModel):
     """Base of all settings: unknown fields are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    def bytes_settings(self) -> dict[str, Any]:
-        """The fields that shape bytes, as JSON values."""
-        dumped = self.model_dump(mode="json")
-        return {
-            name: dumped[name] for name, info in type(self).model_fields.items() if digest_of_field(info) == "bytes"
-        }
+
+def bytes_settings(config: BaseModel) -> dict[str, Any]:
+    """The settings that shape bytes, as JSON values; those of the run only are left out."""
+    dumped = config.model_dump(mode="json")
+    kept = {}
+    for name, info in type(config).model_fields.items():
+        extra = info.json_schema_extra
+        later = isinstance(extra, dict) and "absent" in extra
+        if digest_of_field(info) == "bytes" and not (later and dumped[name] is None):
+            kept[name] = dumped[name]
+    return kept
 
 
 def digest_of_field(info: Any) -> str:

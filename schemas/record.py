@@ -12,7 +12,8 @@ Layout of a payload column (C order, little-endian, no padding between rows):
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, Literal, get_args
 
@@ -336,7 +337,7 @@ def content_hashes(batch: pa.RecordBatch) -> list[bytes]:
     """
     modality = modality_of(batch)
     if modality == "text":
-        return [hashlib.sha256(text.encode()).digest() for text in batch.column("text").to_pylist()]
+        return [hashlib.sha256(text).digest() for text in _texts(batch.column("text"))]
     if modality == "sensor":
         channels = batch.column("channel").to_pylist()
         rows = zip(channels, list_views(batch, "t"), list_views(batch, "value"), list_views(batch, "valid"))
@@ -351,6 +352,13 @@ def content_hashes(batch: pa.RecordBatch) -> list[bytes]:
     return hashes
 
 
+def _texts(array: pa.Array) -> Iterator[memoryview]:
+    """The UTF-8 bytes of each row of a large_string array without nulls."""
+    borders = np.frombuffer(array.buffers()[1], dtype=np.int64)[array.offset : array.offset + len(array) + 1].tolist()
+    data = memoryview(array.buffers()[2] or b"")
+    return (data[start:end] for start, end in itertools.pairwise(borders))
+
+
 def _hash_arrays(label: str, arrays: Sequence[npt.NDArray[Any]]) -> bytes:
     state = hashlib.sha256(label.encode() + b"\0")
     for array in arrays:
@@ -360,11 +368,21 @@ def _hash_arrays(label: str, arrays: Sequence[npt.NDArray[Any]]) -> bytes:
 
 def record_id(stream: str, object_id: str, locator: str, content_sha256: bytes) -> bytes:
     """The 16-byte id of a record: the same for the same content at the same place, on any machine and in any run."""
-    state = hashlib.sha256()
-    for part in (stream.encode(), object_id.encode(), locator.encode(), content_sha256):
-        state.update(len(part).to_bytes(8, "little"))
-        state.update(part)
-    return state.digest()[:16]
+    (found,) = record_ids(stream, [object_id], [locator], [content_sha256])
+    return found
+
+
+def record_ids(stream: str, objects: Iterable[str], locators: Iterable[str], hashes: Iterable[bytes]) -> list[bytes]:
+    """`record_id` of many records of one stream."""
+    head, found = _sized(stream.encode()), []
+    for object_id, locator, content_sha256 in zip(objects, locators, hashes):
+        parts = head + _sized(object_id.encode()) + _sized(locator.encode()) + _sized(content_sha256)
+        found.append(hashlib.sha256(parts).digest()[:16])
+    return found
+
+
+def _sized(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "little") + part
 
 
 def as_draft(modality: Modality, row: Mapping[str, Any]) -> pa.RecordBatch:

@@ -3,12 +3,17 @@
 A normalizer knows one family of formats. It yields draft batches (built with `RecordBuilder`) of one or several
 modalities, and `Bad` for a record that cannot be had while its neighbours can. Raising RecordError ends the item: the
 engine quarantines what was not yet yielded. Windowing happens here, by data only, never by blocks, commits or a clock.
+
+Messages are many and small, and a batch for each costs more than all the rest. A normalizer that can say the records of
+one as rows, plain Python values of its own, gives them as `rows`, and makes one batch of the rows of many as `gather`:
+
+    list(open(item)) == [gather(rows(item))]        for every item whose `rows` is not None
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -66,6 +71,17 @@ class Normalizer(ABC):
     @abstractmethod
     def open(self, item: Item) -> Iterator[Normalized]:
         """The records of one item, in an order that depends on the item alone. Raises: RecordError."""
+
+    def rows(self, item: Item) -> Sequence[Any] | None:
+        """All records of a small item of bytes, of the one modality `modality`; none where only `open` can say them.
+
+        Whatever is wrong with the item is for `open` to say: then nothing, or any error, will do here.
+        """
+        return None
+
+    def gather(self, rows: Sequence[Any]) -> pa.RecordBatch:
+        """The draft batch of rows of one item or several, in this order."""
+        raise TypeError(f"{type(self).__name__} gives no rows")
 
 
 def blob_of(item: Item) -> Blob:

@@ -1,4 +1,4 @@
-"""Protobuf messages as plain objects, by the FileDescriptorSet that the recording carries."""
+"""Protobuf messages as plain objects, by the FileDescriptorSet that a recording carries or a pipeline names."""
 
 from __future__ import annotations
 
@@ -14,6 +14,22 @@ MAX_DESCRIPTORS = 4 << 20  #: bytes
 
 def decoder(type_name: str, descriptors: bytes) -> Callable[[bytes], Mapping[str, Any]] | None:
     """Reads messages of a type; None if the descriptors are not those of a type of this name."""
+    made = message_class(type_name, descriptors)
+    if made is None:
+        return None
+    from google.protobuf import message  # type: ignore[import-untyped]
+
+    def decode(data: bytes) -> Mapping[str, Any]:
+        try:
+            return _plain(made.FromString(data), 0)
+        except (message.DecodeError, ValueError) as exc:
+            raise RecordError("corrupt", f"not a {type_name} message: {exc}") from exc
+
+    return decode
+
+
+def message_class(type_name: str, descriptors: bytes) -> Any:
+    """The class of a type, made from a FileDescriptorSet; None if that has no type of this name."""
     try:
         from google.protobuf import (  # type: ignore[import-untyped]
             descriptor_pb2,
@@ -36,17 +52,9 @@ def decoder(type_name: str, descriptors: bytes) -> Callable[[bytes], Mapping[str
             for file in ready:
                 pool.Add(file)
                 del waiting[file.name]
-        made = message_factory.GetMessageClass(pool.FindMessageTypeByName(type_name))
+        return message_factory.GetMessageClass(pool.FindMessageTypeByName(type_name))
     except (message.DecodeError, TypeError, KeyError, ValueError):
         return None
-
-    def decode(data: bytes) -> Mapping[str, Any]:
-        try:
-            return _plain(made.FromString(data), 0)
-        except (message.DecodeError, ValueError) as exc:
-            raise RecordError("corrupt", f"not a {type_name} message: {exc}") from exc
-
-    return decode
 
 
 def _plain(value: Any, depth: int) -> dict[str, Any]:
@@ -55,7 +63,7 @@ def _plain(value: Any, depth: int) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for field in value.DESCRIPTOR.fields:
         entry = field.message_type is not None and field.message_type.GetOptions().map_entry
-        if _repeated(field):
+        if is_repeated(field):
             items = getattr(value, field.name)
             if entry:
                 out[field.name] = {
@@ -70,7 +78,8 @@ def _plain(value: Any, depth: int) -> dict[str, Any]:
     return out
 
 
-def _repeated(field: Any) -> bool:
+def is_repeated(field: Any) -> bool:
+    """Whether a field may hold several values."""
     # `label` went out of use in protobuf 6; older ones have no `is_repeated`
     return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)
 

@@ -7,21 +7,25 @@ columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from headrace.connectors.contract import Blob, Item
-from headrace.ingest.normalizers.contract import Bad, Normalized, Normalizer, blob_of
+from headrace.ingest.normalizers.contract import Bad, Limits, Normalized, Normalizer, blob_of
 from headrace.ingest.normalizers.logs_mcap import McapLog
 from headrace.ingest.normalizers.logs_rosbag1 import RosBag1
 from headrace.ingest.normalizers.logs_rosbag2 import RosBag2
+from headrace.ingest.normalizers.payload import OWN, Payloads
+from headrace.ingest.normalizers.payload_rows import sensor_events
 from headrace.ingest.normalizers.sensor_config import SensorConfig
 from headrace.ingest.normalizers.sensor_csv import CsvTable
 from headrace.ingest.normalizers.sensor_gpx import GpxLog
 from headrace.ingest.normalizers.sensor_ipc import IpcTable
 from headrace.ingest.normalizers.sensor_json import json_document, json_lines, lines_in, lines_of
+from headrace.ingest.normalizers.sensor_messages import Messages, Reading, reading_batch
 from headrace.ingest.normalizers.sensor_output import batches
 from headrace.ingest.normalizers.sensor_parquet import ParquetTable
 from headrace.ingest.normalizers.sensor_rows import BadRow
@@ -42,9 +46,28 @@ class SensorNormalizer(Normalizer):
     derived = ("text", "image", "audio", "tensor")
     whole_objects = True  # a window reaches over as many lines as it takes
 
+    def __init__(self, config: Any, limits: Limits | None = None) -> None:
+        super().__init__(config, limits)
+        self._messages = Messages(config)
+        self._payloads = Payloads(config.payload, self.limits)
+
     def open(self, item: Item) -> Iterator[Normalized]:
         """The records of one table, track or recording. Raises: RecordError."""
         yield from batches(_checked(self._events(item)))
+
+    def rows(self, item: Item) -> Sequence[Reading] | None:
+        """The records of a message that is one plain object."""
+        data, name = item.data, self._payloads.name(item.headers.get("format") or "")
+        if not isinstance(data, bytes) or len(data) > self.limits.max_bytes:
+            return None
+        if name == "json":
+            return self._messages.read(data)
+        value = self._payloads.single(name, data) if name in OWN else None
+        return None if value is None else self._messages.read_object(value)
+
+    def gather(self, rows: Sequence[Reading]) -> pa.RecordBatch:
+        """The draft batch of records of one sample each."""
+        return reading_batch(rows)
 
     def _events(self, item: Item) -> Events:
         if isinstance(item.data, pa.RecordBatch) and {"line", "byte"} <= set(item.data.schema.names):
@@ -52,7 +75,10 @@ class SensorNormalizer(Normalizer):
         if isinstance(item.data, pa.RecordBatch):
             return self._table(_Batch(item.data))
         blob = blob_of(item)
-        name = item.headers.get("format") or ""
+        name = self._payloads.name(item.headers.get("format") or "")
+        if name in OWN:
+            rows = self._payloads.rows(name, item, blob, points=True)
+            return sensor_events(rows, self.config, time_source=self._payloads.time_source(name))
         reader = self._readers().get(name)
         if reader is None:
             raise RecordError(

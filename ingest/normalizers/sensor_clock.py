@@ -76,6 +76,7 @@ _CLOCK_TIME = r"^\s*\d{1,2}[:.]\d{2}([:.]\d{2}([.,]\d+)?)?(\s*[AaPp][Mm])?\s*$"
 #: Unit of an epoch → the size that it stays below (1e8 s is 1973, 1e11 s is the year 5138).
 _EPOCHS = (("s", 1e11), ("ms", 1e14), ("us", 1e17))
 _SAMPLE_ROWS = 4096
+FAINT_RANK = 50  #: of names that only mention time
 _MAX_STAMP = 64  #: bytes of a time stamp
 _FORMAT_UNITS = ("s", "ms", "us", "ns")
 
@@ -99,7 +100,7 @@ def name_rank(name: str) -> int:
         plain = plain[: match.start()]  # time_ms, t_us; but t_min is a lowest temperature
     if plain in _NAMES:
         return _NAMES.index(plain)
-    return 50 if _TIMELIKE.search(name) or _TIMELIKE.search(name.lower()) else 99
+    return FAINT_RANK if _TIMELIKE.search(name) or _TIMELIKE.search(name.lower()) else 99
 
 
 class Clock:
@@ -301,14 +302,21 @@ def _number_clock(batch: pa.RecordBatch, config: SensorConfig, name: str) -> Clo
         days = pc.cast(pc.cast(pc.drop_null(column).slice(0, 4096), pa.int64(), safe=False), pa.string())
         if "date" in name.lower() and 1.9e7 < size < 2.2e7 and sensor_time.read(days, "compact").ok.all():
             return Clock([name], "text", config, unit="compact")
-    if size < 1e8:
+    if not epoch_unit(size):
         # A name that only mentions time (`cpu_time`, `ship_date_key`) is no clock unless its values are moments.
-        relative = name_rank(name) < 50 or config.time is not None
+        relative = name_rank(name) < FAINT_RANK or config.time is not None
         return Clock([name], "number", config, unit=unit or "s", flags=["relative_time"]) if relative else None
-    guess = next((u for u, below in _EPOCHS if size < below), "ns")
-    if name_rank(name) >= 50 and config.time is None and size * NS[unit or guess] > 4.2e18:
+    guess = epoch_unit(size)
+    if name_rank(name) >= FAINT_RANK and config.time is None and size * NS[unit or guess] > 4.2e18:
         return None
     return Clock([name], "number", config, unit=unit or guess)
+
+
+def epoch_unit(size: float) -> str:
+    """The unit of a number of this size that counts from 1970; empty where it is too small for that."""
+    if size < 1e8:
+        return ""
+    return next((unit for unit, below in _EPOCHS if size < below), "ns")
 
 
 def _unit_of_name(name: str) -> str | None:

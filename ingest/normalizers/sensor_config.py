@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from headrace.ingest.normalizers.contract import NormalizerConfig
+from headrace.ingest.normalizers.payload_config import PayloadConfig
+from headrace.schemas.pipeline import later_field
 
 #: Spellings that mean "no value here" in tables of text. Numbers among them (-9999) are matched as numbers, everywhere.
 MISSING = (
@@ -60,6 +62,9 @@ class SensorConfig(NormalizerConfig):
         "auto", description="time of a logged message; auto: its header's stamp where it has one, else the log's"
     )
     topics: tuple[str, ...] | None = Field(None, description="patterns (fnmatch) of the topics to keep; default all")
+    payload: PayloadConfig | None = later_field(
+        description="what messages hold where their bytes do not say: avro, protobuf, line_protocol, csv …"
+    )
 
     @field_validator("timezone")
     @classmethod

@@ -86,13 +86,26 @@ class _Gathered:
 
 def sensor_batch(rows: Sequence[dict[str, Any]]) -> pa.RecordBatch:
     """A draft batch of sensor records: what `RecordBuilder("sensor")` makes of these rows, column by column."""
-    schema = draft_schema("sensor")
     offsets = np.zeros(len(rows) + 1, np.int32)
     np.cumsum([len(row["t"]) for row in rows], out=offsets[1:])
+    t, value, valid = (np.concatenate([row[name] for row in rows]) for name in _LISTS)
+    return batch_of_samples(rows, offsets, t, value, valid)
+
+
+def batch_of_samples(
+    rows: Sequence[dict[str, Any]],
+    offsets: npt.NDArray[np.int32],
+    t: npt.NDArray[np.int64],
+    value: npt.NDArray[np.float64],
+    valid: npt.NDArray[np.bool_],
+) -> pa.RecordBatch:
+    """The same of rows whose samples lie end to end: row i has those from offsets[i] to offsets[i + 1]."""
+    samples: dict[str, npt.NDArray[Any]] = dict(zip(_LISTS, (t, value, valid)))
+    schema = draft_schema("sensor")
     arrays = []
     for field in schema:
-        if field.name in _LISTS:
-            arrays.append(_list(field.type, offsets, np.concatenate([row[field.name] for row in rows])))
+        if field.name in samples:
+            arrays.append(_list(field.type, offsets, samples[field.name]))
         else:
             arrays.append(pa.array([row.get(field.name) for row in rows], field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

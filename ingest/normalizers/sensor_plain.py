@@ -51,7 +51,7 @@ def plain(array: pa.Array, depth: int = 0) -> list[Any]:
         or pa.types.is_binary_view(kind)
         or pa.types.is_fixed_size_binary(kind)
     ):
-        return [None if v is None else _bytes(v) for v in array.to_pylist()]
+        return [None if v is None else bytes_as_text(v) for v in array.to_pylist()]
     if pa.types.is_interval(kind):
         return [None if v is None else list(v) for v in array.to_pylist()]
     if pa.types.is_duration(kind):
@@ -68,7 +68,8 @@ def _number(value: float) -> float | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _bytes(value: bytes) -> str:
+def bytes_as_text(value: bytes) -> str:
+    """UTF-8 as it is, other bytes as `base64:…`."""
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:

@@ -136,6 +136,13 @@ class RowTable:
                 self.count += 1
                 yield text
 
+    def only_series(self) -> tuple[Plan, list[str], Series] | None:
+        """The plan, the fields that are channels, and the series, where all rows so far are of one."""
+        if self._plan is None or len(self._series) != 1 or len(self._groups) != 1:
+            return None
+        (series,) = self._series.values()
+        return self._plan, self._groups[0], series
+
     # one block --------------------------------------------------------------------------------------------------------
 
     def _block(self) -> Iterator[Draft | Bad]:

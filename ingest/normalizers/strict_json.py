@@ -187,14 +187,21 @@ class StringMember:
         value = colon.end()
         if data[value : value + 1] != b'"':
             return None
-        # most writers spell as one of these two does, and comparing is much faster than looking for the closing quote
-        spelled = encode_basestring_ascii(text).encode() if data.isascii() else orjson.dumps(text)
-        end = value + len(spelled) if data.startswith(spelled, value) else _string_end(data, value)
+        end = self._end(data, value, text)
         comma = _COMMA.match(data, end)
         if comma is not None:
             return data[:start] + data[comma.end() :]
         before = data[:start].rstrip(_BLANK)
         return before.removesuffix(b",") + data[end:]
+
+    def _end(self, data: bytes, value: int, text: str) -> int:
+        """One past the closing quote. Comparing with what most writers write is much faster than looking for it."""
+        if '"' not in text and "\\" not in text:
+            spelled = b'"%b"' % text.encode()
+            if data.startswith(spelled, value):
+                return value + len(spelled)
+        spelled = encode_basestring_ascii(text).encode() if data.isascii() else orjson.dumps(text)
+        return value + len(spelled) if data.startswith(spelled, value) else _string_end(data, value)
 
     def cut_certainly(self, data: bytes, value: dict[str, Any]) -> bytes | None:
         """`data` without the member, or None where that is not certain at first sight.

@@ -8,18 +8,30 @@ and `markup: source` keeps it. Transcripts (SRT, WebVTT, TTML) go to the timed-t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import orjson
 import pyarrow as pa
 from pydantic import field_validator
 
-from headrace.connectors.contract import Blob, Item
+from headrace.connectors.contract import Blob, BytesBlob, Item
 from headrace.connectors.sniff import sniff_stream
 from headrace.ingest.normalizers import text_json, text_table
 from headrace.ingest.normalizers.contract import Bad, Normalized, Normalizer, NormalizerConfig, blob_of
-from headrace.ingest.normalizers.text_batch import Document, TextBatch, batched, placed
+from headrace.ingest.normalizers.payload import OWN, Payloads
+from headrace.ingest.normalizers.payload_config import PayloadConfig
+from headrace.ingest.normalizers.payload_rows import text_documents
+from headrace.ingest.normalizers.text_batch import (
+    Document,
+    Records,
+    Row,
+    TextBatch,
+    batched,
+    part_row,
+    placed,
+    text_batch,
+)
 from headrace.ingest.normalizers.text_divide import divide
 from headrace.ingest.normalizers.text_encoding import TextStream, checked_encoding, decode
 from headrace.ingest.normalizers.text_fields import LANGUAGE_TAG, FieldNames, FieldPicker
@@ -27,7 +39,7 @@ from headrace.ingest.normalizers.text_html import html_text
 from headrace.ingest.normalizers.text_xml import MarkupText, xml_text
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import RecordError
-from headrace.schemas.pipeline import bytes_field
+from headrace.schemas.pipeline import bytes_field, later_field
 
 #: A document up to this size is read once and held; a larger one is read twice, in flat memory.
 WHOLE_BYTES = 32 << 20
@@ -80,6 +92,9 @@ class TextConfig(NormalizerConfig):
         "text", description="whether XML and HTML give their text or their source"
     )
     columns: tuple[str, ...] | None = bytes_field(None, description="column names of CSV files that have no header row")
+    payload: PayloadConfig | None = later_field(
+        description="what messages hold where their bytes do not say: avro, protobuf, line_protocol, csv …"
+    )
 
     @field_validator("encoding")
     @classmethod
@@ -102,6 +117,7 @@ class TextNormalizer(Normalizer):
 
     def __init__(self, config: Any, limits: Any = None) -> None:
         super().__init__(config, limits)
+        self._payloads = Payloads(config.payload, self.limits)
         self._picker = FieldPicker(
             FieldNames(
                 text=config.field,
@@ -113,6 +129,9 @@ class TextNormalizer(Normalizer):
                 fixed_language=config.language,
             )
         )
+        plain = config.records is None and config.encoding is None and config.payload is None
+        #: Up to this size a JSON document that begins as an object is one record, spelled in UTF-8.
+        self._object_bytes = self.limits.max_bytes // text_json.PARSED_RATIO if plain else 0
 
     def open(self, item: Item) -> Iterator[Normalized]:
         """Drafts of one item. Raises: RecordError."""
@@ -123,7 +142,7 @@ class TextNormalizer(Normalizer):
         blob = blob_of(item)
         if blob.size == 0:
             raise RecordError("empty", "the file has no bytes")
-        return self._blob(item, blob, item.headers.get("format") or _sniffed(blob))
+        return self._blob(item, blob, self._payloads.name(item.headers.get("format") or _sniffed(blob)))
 
     def _members(self, item: Item, blobs: list[Blob]) -> Iterator[Normalized]:
         """The text members of a group of files; the others are other streams' business."""
@@ -148,8 +167,34 @@ class TextNormalizer(Normalizer):
         except RecordError as exc:
             yield Bad(exc.reason, f"{blob.name}: {exc.message}", canonical_json(place).decode())
 
+    def rows(self, item: Item) -> Sequence[Row] | None:
+        """The records of a small file or message, unless something about it is bad."""
+        name = item.headers.get("format")
+        if name is None or not isinstance(item.data, bytes):
+            return None
+        blob = BytesBlob("", item.data)
+        records = self._records(item, blob)
+        if name == "json" and item.data[:1] == b"{" and len(item.data) <= self._object_bytes:
+            return records.of(*text_json.whole(item.data, self._picker))
+        documents = self._documents(item, blob, self._payloads.name(name))
+        if documents is None:
+            return None
+        rows: list[Row] = []
+        for document in documents:
+            if isinstance(document, Bad):
+                return None
+            rows += records.of(*document)
+        return rows
+
+    def gather(self, rows: Sequence[Row]) -> pa.RecordBatch:
+        """The draft batch of rows of many items."""
+        return text_batch(rows)
+
+    def _records(self, item: Item, blob: Blob) -> Records:
+        object_id = item.headers.get("object") or blob.id
+        return Records(self.config.max_chars, object_id, "group" not in item.headers, _flags(item))
+
     def _table(self, item: Item, table: pa.RecordBatch) -> Iterator[Normalized]:
-        batch = TextBatch(self.config.max_chars, item.headers.get("object", ""), group=False, flags=_flags(item))
         documents: Iterator[Document | Bad]
         if set(table.schema.names) != {"line", "byte"}:
             documents = text_table.from_table(table, int(item.headers.get("row", 0)), self._picker)
@@ -157,36 +202,44 @@ class TextNormalizer(Normalizer):
             documents = text_json.from_lines(text_json.lines_of_table(table), self._picker)
         else:
             documents = self._lines(text_json.lines_of_table(table))
-        return batched(documents, batch)
+        records = Records(self.config.max_chars, item.headers.get("object", ""), group=False, flags=_flags(item))
+        return batched(documents, records)
 
     def _blob(self, item: Item, blob: Blob, name: str) -> Iterator[Normalized]:
+        documents = self._documents(item, blob, name)
+        if documents is not None:
+            return batched(documents, self._records(item, blob))
+        return self._transcript(item) if name in _TIMED else self._large_document(blob)
+
+    def _documents(self, item: Item, blob: Blob, name: str) -> Iterator[Document | Bad] | None:
+        """The documents of a file; None for transcripts, and for one document that is too large to be held."""
         config = self.config
-        object_id = item.headers.get("object") or blob.id
-        batch = TextBatch(config.max_chars, object_id, group="group" not in item.headers, flags=_flags(item))
-        if name in _PLAIN and config.lines == "document":
-            return self._document(blob, batch)
-        if name in (*_XML, "html") and config.markup == "source":
-            return self._document(blob, batch)
-        if name in ("csv", "tsv"):
+        if name in OWN:
+            return text_documents(self._payloads.rows(name, item, blob, points=False), self._picker)
+        document = name in _PLAIN and config.lines == "document"
+        document = document or (name in (*_XML, "html") and config.markup == "source")
+        if name in ("csv", "tsv") and not document:
             header = self._header(blob, name)
-            return batched(self._rows(blob, *header), batch) if header else self._document(blob, batch)
+            if header:
+                return self._rows(blob, *header)
+            document = True
+        if document:
+            return self._document(blob) if blob.size <= WHOLE_BYTES else None
         if name in _TIMED:
-            return self._transcript(item)
+            return None
         if name == "json":
-            documents = text_json.from_document(
+            return text_json.from_document(
                 blob, self._picker, encoding=config.encoding, records=config.records, limits=self.limits
             )
-        elif name in _COLUMNAR:
-            documents = text_table.from_columnar(blob, name, config.field, self._picker, self.limits)
-        elif name == "jsonl" or name in _PLAIN:
-            documents = self._lines_of(blob, name)
-        elif name == "html":
-            documents = self._page(html_text(self._whole(blob), config.encoding, item.headers.get("media_type")))
-        elif name in _XML:
-            documents = self._page(xml_text(self._whole(blob), config.encoding))
-        else:
-            raise RecordError(f"unsupported:{name}", f"{name} files are not text")
-        return batched(documents, batch)
+        if name in _COLUMNAR:
+            return text_table.from_columnar(blob, name, config.field, self._picker, self.limits)
+        if name == "jsonl" or name in _PLAIN:
+            return self._lines_of(blob, name)
+        if name == "html":
+            return self._page(html_text(self._whole(blob), config.encoding, item.headers.get("media_type")))
+        if name in _XML:
+            return self._page(xml_text(self._whole(blob), config.encoding))
+        raise RecordError(f"unsupported:{name}", f"{name} files are not text")
 
     def _lines_of(self, blob: Blob, name: str) -> Iterator[Document | Bad]:
         with blob.open() as stream:
@@ -228,31 +281,37 @@ class TextNormalizer(Normalizer):
         }
         yield "{}", page.text, columns
 
-    def _document(self, blob: Blob, batch: TextBatch) -> Iterator[Normalized]:
-        columns: dict[str, Any] = {"language": self.config.language}
-        if blob.size <= WHOLE_BYTES:
-            decoded = decode(blob.read(), self.config.encoding)
-            if not decoded.text:
-                reason = "empty" if decoded.torn_at is None else "truncated"
-                raise RecordError(reason, "there is no whole character in it")
-            columns["transforms"] = decoded.transforms or None
-            columns["flags"] = ["truncated"] if decoded.torn_at is not None else None
-            batch.add("{}", decoded.text, columns)
-            yield batch.finish()
-            if decoded.torn_at is not None:
-                yield _torn(decoded.torn_at)
-            return
+    def _document(self, blob: Blob) -> Iterator[Document | Bad]:
+        """A file that is one document."""
+        decoded = decode(blob.read(), self.config.encoding)
+        if not decoded.text:
+            reason = "empty" if decoded.torn_at is None else "truncated"
+            raise RecordError(reason, "there is no whole character in it")
+        columns = {
+            "language": self.config.language,
+            "transforms": decoded.transforms or None,
+            "flags": ["truncated"] if decoded.torn_at is not None else None,
+        }
+        yield "{}", decoded.text, columns
+        if decoded.torn_at is not None:
+            yield _torn(decoded.torn_at)
+
+    def _large_document(self, blob: Blob) -> Iterator[Normalized]:
+        """The same of one that is read twice, in flat memory: first to know how many parts there are."""
         parts = 0
         with blob.open() as stream:
             text = TextStream(stream, self.config.encoding)
             for _ in divide(text, self.config.max_chars):
                 parts += 1
-        columns["transforms"] = text.transforms or None
-        columns["flags"] = ["truncated"] if text.torn_at is not None else None
-        at = 0
+        columns: dict[str, Any] = {
+            "language": self.config.language,
+            "transforms": text.transforms or None,
+            "flags": ["truncated"] if text.torn_at is not None else None,
+        }
+        batch, at = TextBatch(), 0
         with blob.open() as stream:
             for number, part in enumerate(divide(TextStream(stream, self.config.encoding), self.config.max_chars)):
-                batch.add_part("{}", part, at, number, parts, columns)
+                batch.add([part_row("{}", part, at, number, parts, columns)])
                 at += len(part)
                 if batch.full:
                     yield batch.finish()

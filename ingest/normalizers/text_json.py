@@ -87,18 +87,19 @@ def from_document(
     elif decoded.text.lstrip(" \t\n\r").startswith("["):
         documents = _from_array(decoded.text, data, picker)
     else:
-        documents = _from_whole(data, picker)
+        documents = iter([whole(data, picker)])
     for document in documents:
         if decoded.transforms and not isinstance(document, Bad):
             document[2]["transforms"] = decoded.transforms
         yield document
 
 
-def _from_whole(data: bytes, picker: FieldPicker) -> Iterator[Document | Bad]:
+def whole(data: bytes, picker: FieldPicker) -> Document:
+    """The record of a JSON document that is one, in UTF-8 without a byte order mark. Raises: RecordError."""
     text, columns = picker.from_json(data)
     if b'"stac_version"' in data and _is_stac(strict_json.loads(data)):
         columns["flags"] = [*columns.get("flags", []), "stac"]
-    yield "{}", text, columns
+    return "{}", text, columns
 
 
 def _from_array(text: str, data: bytes, picker: FieldPicker) -> Iterator[Document | Bad]:
@@ -116,7 +117,7 @@ def _from_array(text: str, data: bytes, picker: FieldPicker) -> Iterator[Documen
     if not spans or any(text[start] != "{" for start, _ in spans):
         if damage is not None:
             raise damage
-        yield from _from_whole(data, picker)
+        yield whole(data, picker)
         return
     for number, (start, end) in enumerate(spans):
         yield _element(text[start:end].encode(), f'{{"index":{number}}}', f"element {number}", picker)

@@ -50,11 +50,10 @@ class ListFeed:
         self._ends = ends
         self.open = len(items)
 
-    def get(self) -> Made | None:
-        if self._at >= min(self.open, len(self._items)):
-            return None
-        self._at += 1
-        return self._items[self._at - 1]
+    def take(self, most: int, most_bytes: int) -> list[Made]:
+        taken = list(self._items[self._at : max(self._at, min(self.open, self._at + most))])
+        self._at += len(taken)
+        return taken
 
     @property
     def ended(self) -> bool:
@@ -65,7 +64,9 @@ class ListFeed:
 
 
 class _NoSlot:
-    def enter(self, stage: str, suspects: list[dict[str, Any]]) -> None: ...
+    def enter(self, stage: str, suspects: Sequence[Any], stream: str = "") -> None: ...
+
+    def at(self, number: int | None) -> None: ...
 
     def leave(self) -> None: ...
 

@@ -160,6 +160,9 @@ def referenced(files: dict[str, bytes], entries: list[dict[str, Any]]) -> None:
             needed[file["path"]] = file
         for tokenizer in entry.get("tokenizers", []):
             needed |= {file["path"]: file for file in tokenizer["files"]}
+        if entry.get("vocab"):  # older ones stay too, for those who read older versions
+            name = f"vocab/{entry['vocab']}.json"
+            needed[name] = {"path": name, "sha256": entry["vocab"], "bytes": len(files.get(name, b""))}
         for kind in ("carry", "dedup"):
             for file in entry.get(kind, []):
                 lane_files[kind, file["source"], file["lane"]] = file

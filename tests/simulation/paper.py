@@ -16,6 +16,7 @@ import orjson
 from headrace.connectors.contract import Item
 from headrace.ingest import lane_output
 from headrace.ingest.normalizers.contract import Bad, Normalizer
+from headrace.ingest.origin import Origin
 from headrace.schemas.errors import RecordError
 from headrace.shards.entry import Block, Entry, QuarantineInfo, Range, ShardInfo
 from headrace.shards.names import quarantine_name, shard_name
@@ -70,13 +71,24 @@ class PaperNormalizer(Normalizer):
             yield PaperBatch([f"{name}#0"])
 
 
+    def rows(self, item: Item) -> list[Any] | None:
+        """Good ones can be taken together; all others are for `open`."""
+        assert isinstance(item.data, bytes)
+        kind, _, name = item.data.decode().partition(":")
+        return [f"{name}#0"] if kind == "g" else None
+
+    def gather(self, rows: Sequence[Any]) -> Any:
+        return PaperBatch(list(rows))
+
+
 class PaperCompleter:
     """Adds to each row where it comes from."""
 
     def __init__(self, *_: Any) -> None: ...
 
-    def complete(self, drafts: Sequence[Any], modality: str) -> PaperBatch:
-        return PaperBatch([[split.id, item.position, row] for draft, item, split in drafts for row in draft.rows])
+    def complete(self, draft: PaperBatch, origins: Sequence[Origin], modality: str) -> PaperBatch:
+        rows = iter(draft.rows)
+        return PaperBatch([[o.row.split.id, o.item.position, next(rows)] for o in origins for _ in range(o.rows)])
 
 
 class PaperShardWriter:
@@ -141,6 +153,10 @@ def _open_outputs(tokenizers: dict[str, str], stream: Any, store: Store) -> dict
     }
 
 
+def _joined(drafts: Sequence[tuple[PaperBatch, Sequence[Origin]]]) -> tuple[PaperBatch, list[Origin]]:
+    return PaperBatch([row for batch, _ in drafts for row in batch.rows]), [o for _, origins in drafts for o in origins]
+
+
 def seal(entry: Entry) -> tuple[bytes, str]:
     """As `shards.entry.seal`, but all fields are written, tables as objects: ten times as fast."""
     line = orjson.dumps(entry) + b"\n"
@@ -155,6 +171,6 @@ PATCHES: list[tuple[str, str, Any]] = [
     ("headrace.ingest.lane_output", "make_samples", lambda records, encoded, schema: records),
     ("headrace.ingest.lane_output", "ShardWriter", PaperShardWriter),
     ("headrace.ingest.lane_output", "QuarantineWriter", PaperQuarantineWriter),
-    ("headrace.ingest.lane_rows", "joined", lambda run: PaperBatch([row for b, _, _ in run for row in b.rows])),
+    ("headrace.ingest.lane_output", "joined", _joined),
     ("headrace.ingest.walk", "modality_of", lambda batch: "text"),
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +134,9 @@ class SpoolConnector(SpooledConnector):
 class NoSlot:
     """Nothing crashes in a decoder here."""
 
-    def enter(self, stage: str, suspects: list[dict[str, Any]]) -> None: ...
+    def enter(self, stage: str, suspects: Sequence[Any], stream: str = "") -> None: ...
+
+    def at(self, number: int | None) -> None: ...
 
     def leave(self) -> None: ...
 
@@ -345,6 +347,7 @@ def reader(world: World) -> Callable[[Process], None]:
 
     def body(process: Process) -> None:
         log = CommitLog(world.store)
+        held: set[str] = set()
         for _ in range(world.dice.randint(2, 12)):
             try:
                 if log.state.v == 0:
@@ -357,7 +360,8 @@ def reader(world: World) -> Callable[[Process], None]:
             if log.state.v:
                 world.counts["reader polls"] += 1
                 world.seen.append((log.state.v, log.state.digest))
-                for path in [*log.state.paths, *log.state.quarantine]:
+                held |= log.state.paths  # replaced ones stay, for it has only now come to hold them
+                for path in [*held, *log.state.quarantine]:
                     assert world.has(path), f"version {log.state.v} needs {path}, which is gone"
             world.clock.sleep(0.5)
 

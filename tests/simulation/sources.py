@@ -196,10 +196,10 @@ class SimFeed:
         self._over = False
         self._stopped = False
 
-    def get(self) -> Any:
-        if not self._ahead:
-            self._read()
-        return self._ahead.pop(0) if self._ahead else None
+    def take(self, most: int, most_bytes: int) -> list[Any]:
+        self._read()
+        taken, self._ahead = self._ahead, []
+        return taken
 
     @property
     def ended(self) -> bool:

@@ -25,7 +25,7 @@ def _patches(world: World) -> Iterator[tuple[str, str, Any]]:
     clock = world.clock
     for name in (
         "service", "service_lanes", "service_stream", "service_commits", "service_batches", "service_receivers",
-        "service_discovery", "live_loop", "live_lane",
+        "service_discovery", "live_loop", "live_lane", "walk",
     ):  # fmt: skip
         yield f"headrace.ingest.{name}", "time", clock
     yield "headrace.ingest.live_loop", "ThreadFeed", SimFeed
