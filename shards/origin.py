@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from headrace.shards.additions import Additions
 from headrace.shards.dataset import Dataset
 
 _BULK = ("tokens", "pixels", "samples", "data", "t", "value", "valid", "cloud")
@@ -27,15 +28,8 @@ def origin(dataset: Dataset, stream: str, lane: int, seq: int) -> dict[str, Any]
         "stream_digest": settings.digest,
         "shard": located[0].path if located else None,
         "row": located[1] if located else None,
-        "commit": _commit_of(dataset, stream, lane, seq),
+        "commit": Additions(dataset.store, dataset.state).version((stream, lane), seq),
     }
-
-
-def _commit_of(dataset: Dataset, stream: str, lane: int, seq: int) -> int | None:
-    for first_seq, version in reversed(dataset.state.origins.get((stream, lane), [])):
-        if first_seq <= seq:
-            return version
-    return None
 
 
 def _plain(value: Any) -> Any:

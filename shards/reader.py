@@ -19,7 +19,7 @@ import xxhash
 from headrace.schemas.errors import ShardError, StorageError
 from headrace.shards.entry import ShardInfo
 from headrace.shards.ipc import read_schema
-from headrace.shards.store import Store
+from headrace.shards.store import Missing, Store
 
 _CHUNK = 8 << 20
 
@@ -44,6 +44,8 @@ class CheckedFile:
             try:
                 with open(local, "rb") as f:
                     self._map = pa.py_buffer(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+            except FileNotFoundError as exc:
+                raise Missing(f"cannot map {local}: it does not exist") from exc
             except OSError as exc:
                 raise StorageError(f"cannot map {local}: {exc.strerror}") from exc
 

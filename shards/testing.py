@@ -133,7 +133,7 @@ def settings_of(stream: str, tokens: Literal["uint16", "uint32"] | None = "uint1
 def schema_of(stream: str, settings: StreamSettings) -> pa.Schema:
     """The schema of that stream's shards."""
     metadata = shard_metadata(stream, settings.digest, settings.tokenizer)
-    return sample_schema("text", settings.tokens, metadata)
+    return sample_schema(settings.modality, settings.tokens, metadata)  # type: ignore[arg-type]
 
 
 def sample_batch(schema: pa.Schema, split: str, numbers: range, *, length: int = 40, **columns: Any) -> pa.RecordBatch:

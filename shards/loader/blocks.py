@@ -47,6 +47,7 @@ class Blocks:
         self._cache = cache
         self._lock = threading.Lock()
         self._open: OrderedDict[int, tuple[CheckedFile, pa.Schema]] = OrderedDict()
+        self._opening: dict[int, threading.Lock] = {}
         self._newer: Blocks | None = None
 
     @property
@@ -117,14 +118,17 @@ class Blocks:
 
     def _file(self, number: int, shard: ShardFile) -> tuple[CheckedFile, pa.Schema]:
         with self._lock:
-            found = self._open.get(number)
-            if found is not None:
-                self._open.move_to_end(number)
-                return found
-        file = CheckedFile(self._store, shard.path, shard.bytes, mapped=self._mapped)
-        opened = file, file.schema(shard.head_bytes, shard.head_xxh3)
-        with self._lock:
-            self._open[number] = opened
-            while len(self._open) > MOST_OPEN:
-                self._open.popitem(last=False)
+            opening = self._opening.setdefault(number, threading.Lock())
+        with opening:  # blocks of one shard are read at once, and its head should be asked for once
+            with self._lock:
+                found = self._open.get(number)
+                if found is not None:
+                    self._open.move_to_end(number)
+                    return found
+            file = CheckedFile(self._store, shard.path, shard.bytes, mapped=self._mapped)
+            opened = file, file.schema(shard.head_bytes, shard.head_xxh3)
+            with self._lock:
+                self._open[number] = opened
+                while len(self._open) > MOST_OPEN:
+                    self._open.popitem(last=False)
         return opened

@@ -77,8 +77,6 @@ class Component:
         self._window: tuple[Window, Layout] | None = None
         self._ahead: tuple[tuple[int, int], Future[tuple[Window, Layout]]] | None = None
         self._pool: ThreadPoolExecutor | None = None
-        if plan.tolerant and plan.packing == "ragged":
-            raise ConfigError("`on_bad: skip` needs a packing that reads whole windows: not `ragged`", field="on_bad")
 
     @property
     def window(self) -> Window:

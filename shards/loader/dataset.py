@@ -31,7 +31,7 @@ from headrace.shards.loader.packing import Packing
 from headrace.shards.loader.pinned import Era, PinnedSource
 from headrace.shards.loader.reading import Reading
 from headrace.shards.loader.sources import Source, as_sources
-from headrace.shards.loader.state import FORMAT, check_state, order_settings
+from headrace.shards.loader.state import FORMAT, check_places, check_state, order_settings
 from headrace.shards.loader.vocabularies import check_same_tokenizer, unified
 
 _log = logging.getLogger(__name__)
@@ -103,8 +103,13 @@ class ShardDataset:
         unknown = sorted(set(outputs) - set(OUTPUTS))
         if unknown:
             raise ConfigError(f"there is no {unknown[0]!r}; there are {', '.join(OUTPUTS)}", field="outputs")
-        if packing not in ("cut", "whole", "pad", "ragged"):
-            raise ConfigError("one of cut, whole, pad, ragged", field="packing", value=packing)
+        _check_one_of(packing=(packing, ("cut", "whole", "pad", "ragged")), ids=(ids, ("own", "unified")))
+        _check_one_of(on_bad=(on_bad, ("stop", "skip")), dtype=(str(np.dtype(dtype)), ("int32", "int64")))
+        for name, token in (("pad_id", pad_id), ("bos", bos), ("eod", eod)):
+            if token is not None and not 0 <= token < 1 << 31:
+                raise ConfigError("a token id of 0 or more, below 2^31", field=name, value=token)
+        if on_bad == "skip" and packing == "ragged":
+            raise ConfigError("`skip` needs a packing that reads whole windows: not `ragged`", field="on_bad")
         if length % multiple:
             raise ConfigError(f"length {length} is no multiple of {multiple}", field="multiple", value=multiple)
         if follow and epochs != 1:
@@ -116,6 +121,8 @@ class ShardDataset:
         self._shuffle, self._window_bytes, self._tolerant = shuffle, window_bytes, on_bad == "skip"
         self._mapped, self._cache_at = mapped, (cache, cache_bytes)
         self._agreement = Agreement(run, run_options or {}, self.world_size)
+        if follow and self.world_size > 1:
+            self._check_run()
         self._given = as_sources(sources)
         self._schedules = [s.steps() for s in self._given]
         self._own = ((bos,) if bos is not None else (), (eod,) if eod is not None else ())
@@ -154,8 +161,8 @@ class ShardDataset:
         Raises: ShardError naming the shard of a bad block; StorageError; ConfigError.
         """
         worker, workers = worker_of()
-        if self.follow and workers > 1 and not self._agreement.shared:
-            raise ConfigError("`follow` in several processes needs `run`, a folder where they agree", field="run")
+        if self.follow and workers > 1:
+            self._check_run()
         if self._ended:
             self._at, self._g, self._base, self._ended, self._eras = None, 0, 0, False, {}
         if workers == 1:
@@ -181,6 +188,7 @@ class ShardDataset:
         Raises: ConfigError naming what differs if the state belongs to another dataset or to other settings.
         """
         check_state(state, self.settings, "the state")
+        check_places(state, len(self.pinned))
         for pinned, (version, digest) in zip(self.pinned, state["versions"]):
             pinned.repin(int(version), str(digest))
         self._eras = {(int(c), int(lap)): Era(int(a), int(b)) for c, lap, a, b in state["eras"]}
@@ -191,6 +199,8 @@ class ShardDataset:
     def torch(self) -> Any:
         """This dataset as a torch IterableDataset of tensors, for `DataLoader(…, batch_size=None)`.
 
+        `samples` is int64 [S, 5] there: source, stream, lane, seq, offset.
+
         Raises: MissingExtra without torch.
         """
         from headrace.shards.loader.torch_dataset import torch_dataset
@@ -200,12 +210,13 @@ class ShardDataset:
     def why(self, sample: Any) -> dict[str, Any]:
         """Where a segment of `batch["samples"]` came from: source, license, commit, tokenizer, place in its file.
 
-        Raises: ConfigError for padding; ShardError.
+        Raises: ConfigError for padding; KeyError if it was deleted since; ShardError.
         """
-        if int(sample["seq"]) < 0:
+        source, stream, lane, seq, _ = (int(value) for value in sample.tolist())
+        if seq < 0:
             raise ConfigError("this segment is padding", field="sample")
-        pinned = self.pinned[int(sample["source"])]
-        return pinned.why(pinned.streams[int(sample["stream"])], int(sample["lane"]), int(sample["seq"]))
+        pinned = self.pinned[source]
+        return pinned.why(pinned.streams[stream], lane, seq)
 
     # ---- parts ----
 
@@ -216,6 +227,11 @@ class ShardDataset:
             self.vocabulary = unified([p for p in self.pinned if p.tokens], vocabulary)
         else:
             check_same_tokenizer([p for p in self.pinned if p.tokens])
+
+    def _check_run(self) -> None:
+        # A collective would not do: ranks come to the end of an era at different steps, and others are in the step.
+        if not self._agreement.shared:
+            raise ConfigError("`follow` in several processes needs `run`, a folder where they agree", field="run")
 
     def _agreed_settings(self) -> None:
         if not self._agreement.shared:
@@ -287,6 +303,12 @@ def _check(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ConfigError("a whole number of 1 or more", field=name, value=value)
+
+
+def _check_one_of(**settings: tuple[str, tuple[str, ...]]) -> None:
+    for name, (value, known) in settings.items():
+        if value not in known:
+            raise ConfigError(f"one of {', '.join(known)}", field=name, value=value)
 
 
 def _warn(message: str) -> None:

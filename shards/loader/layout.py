@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from headrace.schemas.errors import ConfigError
+from headrace.schemas.errors import ConfigError, StorageError
 from headrace.shards.loader.table import Longs
 
 
@@ -70,6 +71,22 @@ def worker_of() -> tuple[int, int]:
     torch = sys.modules.get("torch")
     info = torch.utils.data.get_worker_info() if torch is not None else None
     return (0, 1) if info is None else (int(info.id), int(info.num_workers))
+
+
+def parent_watch() -> Callable[[], None]:
+    """A function that raises StorageError, in a worker process, once the process that started it is gone.
+
+    Nobody else ends a worker that waits for samples when its trainer was killed.
+    """
+    torch = sys.modules.get("torch")
+    worker = torch is not None and torch.utils.data.get_worker_info() is not None
+    parent = os.getppid() if worker else 0
+
+    def look() -> None:
+        if parent and os.getppid() != parent:
+            raise StorageError("the process that read these samples is gone")
+
+    return look
 
 
 def _number(name: str) -> int:

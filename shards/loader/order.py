@@ -82,6 +82,12 @@ class Order:
             weights.append(0.0 if component.done else weight)
         if any(weights):
             return Turns(integer_weights(weights))
+        # A source whose weight is 0 from here on was left out on purpose; one that would come later leaves a gap.
+        later = [any(w for g, w in s if g > self.g) for s in self._schedules]
+        if self.g and not any(more and not c.done for c, more in zip(self._components, later)):
+            return None
         if all(c.done for c in self._components):
             return None
-        raise ConfigError(f"from sequence {self.g} on no source that has samples left has a weight above 0")
+        raise ConfigError(
+            f"from sequence {self.g} on no source that has samples left has a weight above 0", field="weight"
+        )

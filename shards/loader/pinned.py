@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.schemas.errors import ConfigError, HeadraceError
+from headrace.schemas.canonical import sha256_hex
+from headrace.schemas.errors import ConfigError, HeadraceError, ShardError
 from headrace.schemas.vocabulary import CONTROL, Vocabulary, begin_end
 from headrace.shards.dataset import Dataset
 from headrace.shards.entry import StreamSettings, entry_name, parse
@@ -133,13 +134,21 @@ class PinnedSource:
 
     def why(self, stream: str, lane: int, seq: int) -> dict[str, Any]:
         """Where a sample came from. Raises: KeyError, ShardError, StorageError."""
-        return origin(Dataset(self.store, self._at(self.version)), stream, lane, seq)
+        try:
+            return origin(Dataset(self.store, self._at(self.version)), stream, lane, seq)
+        except (KeyError, ShardError):  # of a later era, or compacted since: the address is the same in later versions
+            return origin(Dataset(self.store), stream, lane, seq)
 
     def artefact(self, fingerprint: str) -> dict[str, Any]:
         """The head of a tokenizer's artefact. Raises: ConfigError if it cannot be read."""
         name = f"tokenizers/{fingerprint}/artefact.json"
+        known = self._at(self.version).tokenizers.get(fingerprint)
+        digests = {file.path: file.sha256 for file in known.files} if known is not None else {}
         try:
-            found: dict[str, Any] = json.loads(self.store.get(name))
+            data = self.store.get(name)
+            if digests.get(name, sha256_hex(data)) != sha256_hex(data):
+                raise ConfigError("it was altered: its bytes hash to another digest than the log says")
+            found: dict[str, Any] = json.loads(data)
         except (HeadraceError, ValueError) as exc:
             raise ConfigError(f"{self.source.dataset}: {name} cannot be read: {exc}", field="sources") from exc
         return found

@@ -93,7 +93,7 @@ class Reading:
             batch = {name: array.reshape(share.batch, self._length) for name, array in batch.items()}
         if "cu_seqlens" in self._outputs and self._tokens:
             edges = batch["cu_seqlens"] = slab.starts - np.int32(slab.edges[0])
-            batch["max_seqlen"] = int((edges[1:] - edges[:-1]).max())
+            batch["max_seqlen"] = int((edges[1:] - edges[:-1]).max(initial=0))
         if "samples" in self._outputs:
             batch["samples"] = slab.segments
         if slab.records is not None:

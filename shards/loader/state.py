@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.schemas.canonical import digest_of
 from headrace.schemas.errors import ConfigError
+from headrace.shards.loader.component import Spot
 
 if TYPE_CHECKING:
     from headrace.shards.loader.pinned import PinnedSource
@@ -46,3 +47,27 @@ def check_state(state: Mapping[str, Any], settings: Mapping[str, Any], what: str
         if mine != other:
             hint = ": another dataset, stream, tokenizer, weight or fold" if name == "sources" else ""
             raise ConfigError(f"{what} was made with {name} {other!r}, not {mine!r}{hint}", field="state", value=name)
+
+
+def check_places(state: Mapping[str, Any], sources: int) -> None:
+    """Raises: ConfigError if the places in a state are not of the shape that this module describes."""
+    try:
+        versions = [(_count(v), str(digest)) for v, digest in state["versions"]]
+        eras = [[_count(n) for n in era] for era in state["eras"]]
+        numbers = [_count(state["g"]), _count(state["base"])]
+        at = state["at"]
+        if at is not None:
+            numbers += [_count(at["g"]), _count(at["from"]), *(_count(n) for n in at["done"])]
+            spots = [Spot.from_json(spot) for spot in at["spots"]]
+            if len(spots) != sources or any(min(s.lap, s.window, s.pack) < 0 for s in spots) or at["g"] > state["g"]:
+                raise ValueError(f"its places are {at}")
+        if len(versions) != sources or any(len(era) != 4 for era in eras):
+            raise ValueError(f"it names {len(versions)} versions, eras {eras}")
+    except (KeyError, TypeError, ValueError, IndexError) as exc:
+        raise ConfigError(f"the state is damaged: {type(exc).__name__}: {exc}", field="state") from exc
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value

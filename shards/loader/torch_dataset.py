@@ -38,9 +38,7 @@ class _Methods:
 
         for batch in self.dataset:
             yield {
-                name: torch.from_numpy(_owned(value))
-                if isinstance(value, np.ndarray) and value.dtype.names is None
-                else value
+                name: torch.from_numpy(_owned(value)) if isinstance(value, np.ndarray) else value
                 for name, value in batch.items()
             }
 
@@ -55,5 +53,7 @@ class _Methods:
 
 
 def _owned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """torch.from_numpy wants memory that may be written."""
+    """Memory that may be written, and plain numbers: `samples` becomes int64 [S, 5], its fields as columns."""
+    if array.dtype.names is not None:
+        return np.stack([array[name].astype(np.int64) for name in array.dtype.names], axis=1)
     return array if array.flags.writeable else array.copy()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from headrace.schemas.errors import ConfigError
+from headrace.schemas.errors import ConfigError, TokenizerError
 from headrace.schemas.vocabulary import Vocabulary
 from headrace.shards.loader.pinned import PinnedSource
+from headrace.shards.vocabularies import read_vocabulary, vocabulary_name
 
 
 def check_same_tokenizer(sources: Sequence[PinnedSource]) -> None:
@@ -33,7 +34,7 @@ def unified(sources: Sequence[PinnedSource], given: Vocabulary | None) -> Vocabu
     """
     vocabulary = given
     if vocabulary is None:
-        found = [Vocabulary.from_bytes(p.store.get(f"vocab/{p.vocab}.json"), p.vocab) for p in sources if p.vocab]
+        found = [_read(p, p.vocab) for p in sources if p.vocab]
         found.sort(key=lambda v: len(v.blocks))
         for smaller, larger in pairwise(found):
             if larger.blocks[: len(smaller.blocks)] != smaller.blocks:
@@ -54,3 +55,10 @@ def unified(sources: Sequence[PinnedSource], given: Vocabulary | None) -> Vocabu
             vocabulary = vocabulary.append(settings.tokenizer, kind, settings.vocab_size)
             known.add(settings.tokenizer)
     return vocabulary
+
+
+def _read(pinned: PinnedSource, digest: str) -> Vocabulary:
+    try:
+        return read_vocabulary(pinned.store, digest)
+    except TokenizerError as exc:
+        raise TokenizerError(f"{pinned.source.dataset}: {vocabulary_name(digest)}: {exc}") from exc

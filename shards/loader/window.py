@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.schemas.errors import ShardError
+from headrace.schemas.errors import ConfigError, ShardError
 from headrace.shards.loader.blocks import Blocks, Bodies
 from headrace.shards.loader.permutation import permutation
 from headrace.shards.loader.table import BlockTable, Longs
@@ -133,9 +133,14 @@ class Window:
         return starts, lengths
 
     def records(self, documents: Longs, columns: list[str]) -> pa.RecordBatch:
-        """These columns of these documents, in order. Raises: ShardError, StorageError."""
+        """These columns of these documents, in order. Raises: ConfigError for one there is not; as `bodies`."""
         block, row = self.block[documents], self.row[documents]
-        read = {i: self.blocks.batch(int(self.numbers[i])).select(columns) for i in np.unique(block).tolist()}
+        read = {i: self.blocks.batch(int(self.numbers[i])) for i in np.unique(block).tolist()}
+        for batch in read.values():
+            if unknown := sorted(set(columns) - set(batch.schema.names)):
+                have = ", ".join(batch.schema.names)
+                raise ConfigError(f"there is no column {unknown[0]!r}; there are {have}", field="columns")
+        read = {i: batch.select(columns) for i, batch in read.items()}
         slices = [read[i].slice(r, 1) for i, r in zip(block.tolist(), row.tolist())]
         return pa.Table.from_batches(slices).combine_chunks().to_batches()[0]
 
