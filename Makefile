@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest bench chaos docs tools clean
+.PHONY: help demo test test-exports bench-loader lint types pytest bench chaos docs tools clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +18,9 @@ PYTEST_ARGS ?=
 help:
 	@echo "make demo    build the example harbour with Ray and inline, compare, show pictures (demo-out/)"
 	@echo "make test    ruff, mypy, pytest"
+	@echo "make test-exports   reads every export with its vendor's package (they get .venv-exports)"
 	@echo "make bench   throughput beside bare loops (builds, live streams, spool, log), and fidelity on real data"
+	@echo "make bench-loader   the loader beside Megatron, MDS, litdata, webdataset, datasets and numpy"
 	@echo "make chaos   builds and services that are killed at random moments, and millions of simulated histories"
 	@echo "make docs    write again what is generated from the tree (docs/architecture.md, docs/formats.md)"
 	@echo "make clean   remove .venv, caches and demo-out"
@@ -63,6 +65,15 @@ pytest: $(VENV)/.test-installed tools
 
 tools:
 	@bash scripts/test-tools.sh
+
+# The trainers' packages have an environment of their own; about 3 GB and some minutes the first time.
+test-exports: $(VENV)/.test-installed
+	@PYTHON="$(PYTHON)" bash scripts/export-clients.sh .venv-exports
+	@$(BIN)/python -m pytest tests/exports $(PYTEST_ARGS)
+
+bench-loader: $(VENV)/.test-installed
+	@PYTHON="$(PYTHON)" bash scripts/export-clients.sh .venv-exports || echo "== no peers: they are skipped"
+	@$(BIN)/python benchmarks/loader.py
 
 bench: $(VENV)/.test-installed
 	@$(BIN)/python benchmarks/throughput.py

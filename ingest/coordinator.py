@@ -26,6 +26,7 @@ from headrace.ingest.place import Place, PlanRow
 from headrace.ingest.plan import SourcePlan, list_splits, sample_splits
 from headrace.ingest.resolve import ResolvedStream, Runtime, resolve
 from headrace.ingest.task import Conviction, Task
+from headrace.ingest.vocabularies import grow_vocabulary
 from headrace.schemas.errors import ConfigError, Fenced, HeadraceError
 from headrace.shards import entry as log
 from headrace.shards.log import CommitLog
@@ -180,6 +181,7 @@ class Coordinator:
         for group in self._groups.values():
             if not group.settled and not group.waiting and f"fit:{group.name}" not in self._work:
                 self._settle(group)
+        claimed = len(self._encoding)
         for stream in self._streams.values():
             groups = [self._groups[o.fit_group] for o in stream.outputs.values() if o.fit_group]
             if stream.name in self._encoding or not all(g.settled for g in groups):
@@ -192,6 +194,8 @@ class Coordinator:
                 task = self._ledger.lane_task(stream.name, lane, tokenizers)
                 if task.place != task.end:
                     self._add(task)
+        if claimed < len(self._encoding) == len(self._streams):  # the last ones: their order must not depend on workers
+            grow_vocabulary(self._log)
 
     def _add(self, task: Task) -> None:
         self._work[task.key] = _Work(task)

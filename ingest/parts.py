@@ -17,6 +17,7 @@ from headrace.ingest.artefacts import read_artefact, write_artefact
 from headrace.ingest.environment import library_versions
 from headrace.ingest.place import Place
 from headrace.ingest.plan import SourcePlan, read_plan
+from headrace.ingest.vocabularies import grow_vocabulary
 from headrace.schemas.errors import BrokenLog, ConfigError, SourceChanged
 from headrace.shards import entry as log
 from headrace.shards.log import CommitLog
@@ -83,6 +84,7 @@ def join(dataset: str, *, watch: Callable[[int, int], None] | None = None) -> St
         target.append(
             log.Entry(kind="commit", tokenizers=[write_artefact(store, read_artefact(source, str(fingerprint)))])
         )
+    grow_vocabulary(target)
     _join_plan(target, open_store(parts[0].dataset(dataset)), states[0])
     total, done = sum(state.v for state in states), 0
     for part, state in zip(parts, states):

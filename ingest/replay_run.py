@@ -27,6 +27,7 @@ from headrace.ingest.replay_rows import Found, Group, Selection, find_rows, with
 from headrace.ingest.resolve import ResolvedStream, Runtime, resolve_stream
 from headrace.ingest.supervisor import Supervisor
 from headrace.ingest.task import Conviction, Task
+from headrace.ingest.vocabularies import grow_vocabulary
 from headrace.schemas.errors import ConfigError, HeadraceError, StorageError
 from headrace.schemas.pipeline import Pipeline
 from headrace.shards import entry as log
@@ -241,6 +242,7 @@ def _run_claimed(work: Replay, writer: CommitLog, epoch: int) -> ReplayResult:
     tokenizers = {
         name: ledger.claim_settings(stream, _fitted(stream, writer.state)) for name, stream in work.streams.items()
     }
+    grow_vocabulary(writer)
     result = _Desk(work, writer).run(epoch, tokenizers)
     update_catalogue(Dataset(store, writer.state))
     return result

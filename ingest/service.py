@@ -29,6 +29,7 @@ from headrace.ingest.service_status import status_of
 from headrace.ingest.service_stream import ServiceStream, StreamState
 from headrace.ingest.service_watch import LogWatch
 from headrace.ingest.task import Conviction, Task
+from headrace.ingest.vocabularies import grow_vocabulary
 from headrace.schemas.errors import ConfigError, Fenced, HeadraceError, StorageError
 from headrace.schemas.pipeline import Pipeline
 from headrace.shards import entry as log
@@ -85,6 +86,7 @@ class Service:
             paused = set(self.log.state.ext.get(_PAUSED, []))
             for name, stream in streams.items():
                 self._open(stream, fitted[name], paused=name in paused)
+            grow_vocabulary(self.log)
             self.state = "running"
             self._watch = LogWatch(self)
             self._compaction = Compaction(self)
@@ -380,6 +382,7 @@ class Service:
             self.runtime = runtime
             self.ledger.streams[name] = stream
             self._open(stream, fitted, paused=False)
+            grow_vocabulary(self.log)
             return {"stream": name, "state": "running"}
 
     def reload(self, pipeline: Pipeline) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.schemas.errors import ShardError
+from headrace.schemas.vocabulary import Vocabulary
 from headrace.shards.entry import QuarantineInfo, ShardInfo, StreamSettings
 from headrace.shards.log import CommitLog
 from headrace.shards.quarantine import read_quarantine
@@ -26,6 +27,7 @@ from headrace.shards.reader import ShardReader
 from headrace.shards.spans import clipped, count, inside, numbers, without
 from headrace.shards.state import State
 from headrace.shards.store import Missing, Store, open_store
+from headrace.shards.vocabularies import vocabulary_of
 
 _NO_END = 1 << 62
 
@@ -100,6 +102,10 @@ class Dataset:
         if not names:
             raise KeyError(f"no stream {pattern!r}; there are {sorted(self.state.settings)}")
         return sorted(names, key=lambda n: (len(n), n))
+
+    def vocabulary(self) -> Vocabulary:
+        """The unified vocabulary over its tokenizers. Raises: TokenizerError if its file was changed; StorageError."""
+        return vocabulary_of(self.store, self.state)
 
     def schema(self, stream: str) -> pa.Schema:
         """The schema of a stream's batches with its metadata. Raises: KeyError if it has no samples yet, ShardError."""

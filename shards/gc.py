@@ -26,15 +26,14 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from headrace.schemas.errors import BrokenLog
 from headrace.shards.catalogue import catalogue_files
 from headrace.shards.checkpoint import checkpoint_name
 from headrace.shards.compact_times import Modified, modified_in, version_at
 from headrace.shards.entry import entry_name
-from headrace.shards.log import CommitLog
 from headrace.shards.names import epoch_of
 from headrace.shards.state import State
 from headrace.shards.store import Store
+from headrace.shards.vocabularies import lineage, vocabulary_name
 
 #: The folders that hold a dataset's files; anything else in the place is not ours to judge.
 _FOLDERS = ("data/", "quarantine/", "plan/", "fit/", "carry/", "dedup/", "tokenizers/", "vocab/", "doctor/")
@@ -61,6 +60,7 @@ class GcReport:
     kept: list[str] = field(default_factory=list)  #: unreferenced, but perhaps of a live writer
     waiting: list[str] = field(default_factory=list)  #: replaced shards that readers may still read
     deleted: bool = False
+    collected: int = 0  #: the files of all shards that this version or an earlier one replaced are gone
 
     @property
     def bytes(self) -> int:
@@ -80,7 +80,7 @@ def collect(
     """Find garbage, and with `delete` remove it. `state` is the log's head; `superseded` means no reader is there.
 
     `now_s` (seconds since 1970 UTC) and `modified` are the clocks: this host's, and the store's. Raises: StorageError,
-    BrokenLog.
+    BrokenLog; TokenizerError if a vocabulary was changed, for then nobody knows which older ones are its ancestors.
     """
     report = GcReport(deleted=delete)
     replaced = _Replaced(store, state, superseded, reader_grace_s, now_s, modified)
@@ -93,6 +93,8 @@ def collect(
             store.drop_leftover(found.name, found.token)
         elif delete:
             store.delete(found.name)
+    if delete and len(state.retired):
+        report.collected = state.v if superseded else replaced.upto
     return report
 
 
@@ -104,14 +106,14 @@ def drop_erased_copies(store: Store, state: State) -> list[str]:
     erased, needed, dropped = _erased_lanes(state), state.referenced(), []
     for folder in sorted(erased):
         for name in store.list(folder):
-            if name in state.paths and name not in needed and (name in state.doomed or _holds(store, state, name)):
+            if name in state.retired and name not in needed and (name in state.doomed or _holds(store, state, name)):
                 store.delete(name)
                 dropped.append(name)
     return dropped
 
 
 class _Replaced:
-    """Judges shards that were live once. What it needs of the past is read only when there is such a shard."""
+    """Judges shards that were live once. The clock is asked only when there is such a shard."""
 
     def __init__(
         self,
@@ -126,7 +128,7 @@ class _Replaced:
         self._now_s = now_s
         self._modified = modified or modified_in(store)
         self._erased = _erased_lanes(state)
-        self._past: set[str] | None = None
+        self._upto: int | None = None
 
     def reason(self, name: str) -> str | None:
         """Why it is garbage; None: a reader may need it."""
@@ -136,31 +138,30 @@ class _Replaced:
             return "replaced by a later version"
         if name.startswith(tuple(self._erased)) and _holds(self._store, self._state, name):
             return "a copy of what was erased"
-        if self._past is None:
-            self._past = self._replaced_before()
-        return "replaced by a later version, longer ago than readers may hold" if name in self._past else None
+        replaced = self._state.retired.version_of(name)
+        old = replaced is not None and replaced <= self.upto
+        return "replaced by a later version, longer ago than readers may hold" if old else None
 
-    def _replaced_before(self) -> set[str]:
-        """The shards that were out of use in the version that was the head when the grace began."""
-        now_s = time.time() if self._now_s is None else self._now_s
-        v = version_at(self._state.v, now_s - self._grace_s, self._modified)
-        if v == 0:
-            return set()
-        then = CommitLog(self._store).replay(v)
-        if then.v != v:
-            raise BrokenLog(f"{entry_name(v)} was there, and now the log ends at {then.v}")
-        return then.paths - then.referenced()
+    @property
+    def upto(self) -> int:
+        """The version that was the head when the grace began; 0 if there was none."""
+        if self._upto is None:
+            now_s = time.time() if self._now_s is None else self._now_s
+            self._upto = version_at(self._state.v, now_s - self._grace_s, self._modified)
+        return self._upto
 
 
 def _find(store: Store, state: State, replaced: _Replaced, report: GcReport) -> Iterator[Garbage]:
     needed = state.referenced()
+    if state.vocab is not None:  # older versions read the older files
+        needed |= {vocabulary_name(digest) for digest in lineage(store, state.vocab)}
     for folder in _FOLDERS:
         for name in store.list(folder):
             if name in needed:
                 continue
             if name in state.doomed:
                 yield Garbage(name, "erased", store.size(name))
-            elif name in state.paths:
+            elif name in state.retired:
                 reason = replaced.reason(name)
                 if reason is None:
                     report.waiting.append(name)

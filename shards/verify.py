@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headrace.schemas.canonical import sha256_hex
-from headrace.schemas.errors import HeadraceError, LogError, ShardError, StorageError
+from headrace.schemas.errors import HeadraceError, LogError, ShardError, StorageError, TokenizerError
 from headrace.shards.chains import Chains
-from headrace.shards.checkpoint import EVERY, BrokenCheckpoint, checkpoint_name, encode, read_checkpoint
+from headrace.shards.checkpoint import EVERY, BrokenCheckpoint, agrees, checkpoint_name
 from headrace.shards.dataset import Dataset
 from headrace.shards.entry import QuarantineInfo, Span, entry_name
 from headrace.shards.log import CommitLog
@@ -23,6 +23,7 @@ from headrace.shards.state import State
 from headrace.shards.store import Missing, Store
 from headrace.shards.verify_catalogue import CatalogueCheck
 from headrace.shards.verify_shards import ShardCheck
+from headrace.shards.vocabularies import read_vocabulary, vocabulary_name, with_blocks_for
 
 Progress = Callable[[str, int, int], None]  #: (what, done, of)
 
@@ -162,7 +163,7 @@ class _Verifier:
 
     def _check_checkpoint(self, state: State) -> None:
         try:
-            if encode(read_checkpoint(self._store, state.v)) != encode(state):
+            if not agrees(self._store.get(checkpoint_name(state.v)), state):
                 self._add(checkpoint_name(state.v), "", "differs from the entries that it sums up")
         except Missing:
             self.report.notes.append(f"no checkpoint at version {state.v}; the next writer adds it")
@@ -212,8 +213,6 @@ class _Verifier:
         digests = {p.path: p.sha256 for segments in state.plan.values() for p in segments}
         digests |= {f.path: f.sha256 for t in state.tokenizers.values() for f in t.files}
         digests |= {f.path: f.sha256 for files in (state.carry, state.dedup) for f in files.values() if f.path}
-        if state.vocab is not None:
-            digests[f"vocab/{state.vocab}.json"] = state.vocab
         for n, (path, size) in enumerate(sorted(sizes.items())):
             try:
                 found = self._store.size(path)
@@ -224,6 +223,7 @@ class _Verifier:
             self._progress("files", n + 1, len(sizes))
         for path, digest in sorted(digests.items()):
             self._check_digest(path, digest)
+        self._check_vocabulary(state)
         self.report.shards = len(state.live_shards())
         self.report.bytes = sum(s.bytes for s in state.live_shards())
 
@@ -235,6 +235,22 @@ class _Verifier:
             return
         if found != digest:
             self._add(path, "sha256", f"its bytes hash to {found[:12]}…, the log says {digest[:12]}…")
+
+    def _check_vocabulary(self, state: State) -> None:
+        """The file and its ancestors are whole, each a beginning of the next, and blocks are as large as tokenizers."""
+        digest, child = state.vocab, None
+        while digest is not None:
+            name = vocabulary_name(digest)
+            try:
+                older = read_vocabulary(self._store, digest)
+                if child is None:
+                    with_blocks_for(older, state.settings, state.tokenizers)
+                elif child.blocks[: len(older.blocks)] != older.blocks or len(older.blocks) >= len(child.blocks):
+                    self._add(name, "blocks", f"{child.digest[:12]}… names it as its parent and does not extend it")
+            except (TokenizerError, StorageError) as exc:
+                self._add(name, "", str(exc))
+                return
+            digest, child = older.parent, older
 
     def _check_quarantine(self, state: State) -> None:
         for info in state.quarantine.values():

@@ -14,8 +14,8 @@ from typing import Any
 from headrace.schemas.errors import ConfigError
 from headrace.shards.loader.assemble import Assembler
 from headrace.shards.loader.blocks import Blocks
-from headrace.shards.loader.packing import Cut, Layout, Packing, Ragged, Whole
-from headrace.shards.loader.permutation import key_of
+from headrace.shards.loader.packing import Cut, Layout, Packing, Ragged, Shuffled, Whole
+from headrace.shards.loader.permutation import key_of, permutation
 from headrace.shards.loader.window import Course, Window, course
 
 #: So many bad blocks may be skipped before the state would grow too large; then the run stops.
@@ -164,6 +164,11 @@ class Component:
         if plan.packing == "ragged":
             return window, Ragged(len(window))
         lengths = self.assembler.lengths(window)
+        layout: Layout
         if plan.packing == "cut":
-            return window, Cut(lengths, plan.length)
-        return window, Whole(lengths, plan.length, joined=plan.packing == "whole")
+            layout = Cut(lengths, plan.length)
+        else:
+            layout = Whole(lengths, plan.length, joined=plan.packing == "whole")
+        if plan.shuffle:
+            layout = Shuffled(layout, permutation(layout.packs, key_of("packs", plan.seed, plan.number, lap, number)))
+        return window, layout

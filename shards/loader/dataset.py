@@ -31,7 +31,7 @@ from headrace.shards.loader.packing import Packing
 from headrace.shards.loader.pinned import Era, PinnedSource
 from headrace.shards.loader.reading import Reading
 from headrace.shards.loader.sources import Source, as_sources
-from headrace.shards.loader.state import FORMAT, check_places, check_state, order_settings
+from headrace.shards.loader.state import FORMAT, check_places, check_state, ids_setting, order_settings
 from headrace.shards.loader.vocabularies import check_same_tokenizer, unified
 
 _log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class ShardDataset:
             window_bytes=window_bytes,
             epochs=epochs,
             follow=follow,
-            ids=self.vocabulary.digest[:16] if self.vocabulary is not None else [bos, eod],
+            ids=[bos, eod] if self.vocabulary is None else ids_setting(self.pinned, self.vocabulary),
         )
         self._agreed_settings()
         self._at: dict[str, Any] | None = None  # an anchor

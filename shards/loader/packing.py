@@ -94,6 +94,17 @@ class Whole:
         return Pieces(pack, self._document[piece], self._offset[piece], size, ends - size - before)
 
 
+class Shuffled:
+    """The packs of another layout in another order, so that a long document does not fill batch after batch."""
+
+    def __init__(self, layout: Layout, turn: Longs) -> None:
+        self._layout, self._turn = layout, turn
+        self.packs = layout.packs
+
+    def pieces(self, packs: Longs) -> Pieces:
+        return self._layout.pieces(self._turn[packs])
+
+
 class Ragged:
     """One document a pack. Needs no lengths."""
 

@@ -17,8 +17,8 @@ from headrace.shards.loader.agreement import Agreement
 from headrace.shards.loader.assemble import Borders
 from headrace.shards.loader.blocks import Blocks
 from headrace.shards.loader.cache import NodeCache
+from headrace.shards.loader.manifest import Manifest
 from headrace.shards.loader.sources import Source
-from headrace.shards.loader.table import block_table
 from headrace.shards.log import CommitLog
 from headrace.shards.origin import origin
 from headrace.shards.state import State
@@ -45,21 +45,21 @@ class PinnedSource:
         """
         self.number, self.source, self._agreement = number, source, agreement
         self._store: Store | None = None
-        log = CommitLog(self.store)
+        manifest = Manifest(self.store)
         first = self.store.get(entry_name(1)) if self.store.exists(entry_name(1)) else None
         if first is None:
             raise ConfigError(f"no dataset at {source.dataset}: it has no log", field="sources", value=source.dataset)
         self.identity = parse(first, entry_name(1))[1][:16]  #: of the dataset, whatever grows in it
         wanted = source.version if version is None else version
         if wanted is None:
-            told = agreement.settle(f"source-{number}-{self.identity}", lambda: _head(log.replay()))
+            told = agreement.settle(f"source-{number}-{self.identity}", lambda: _head(manifest.replay()))
             wanted = int(told["v"])
-        state = log.replay(wanted)
+        state = manifest.state if manifest.state.v == wanted else manifest.replay(wanted)
         self.version, self.digest = state.v, state.digest
         self.streams = self._chosen(state)
         self.settings: dict[str, StreamSettings] = {name: state.settings[name] for name in self.streams}
         self.vocab = state.vocab
-        self._state: State | None = state
+        self._manifest: Manifest | None = manifest
 
     @property
     def store(self) -> Store:
@@ -93,8 +93,9 @@ class PinnedSource:
 
     def blocks(self, era: Era, *, mapped: bool, cache: NodeCache | None) -> Blocks:
         """The blocks of an era. Raises: BrokenLog, StorageError."""
-        since = CommitLog(self.store).replay(era.since).next_seq if era.since else None
-        table = block_table(self._at(era.upto), self.streams, since)
+        since = dict(Manifest(self.store).replay(era.since).next_seq) if era.since else None
+        table = self._at(era.upto).table(self.streams, since)
+        self._manifest = None  # what it holds is in the table now
         return Blocks(self.store, table, mapped=mapped, cache=cache)
 
     def following(self, era: Era, lap: int, wait: Callable[[], None]) -> Era | None:
@@ -103,7 +104,7 @@ class PinnedSource:
         `wait` is called at every look, and may raise. Raises: StorageError, BrokenLog.
         """
         name = f"source-{self.number}-{self.identity}-era-{lap}"
-        log = CommitLog(self.store)
+        log = Manifest(self.store)
         before = log.replay(era.upto)
         have = {key: seq for key, seq in before.next_seq.items() if key[0] in self.streams}
         while True:
@@ -123,7 +124,7 @@ class PinnedSource:
     def repin(self, version: int, digest: str) -> None:
         """Go to the version of a state. Raises: ConfigError if that version is not what it was; BrokenLog."""
         if version != self.version:
-            state = self._at(version)
+            state = self._at(version).state
             self.version, self.digest = state.v, state.digest
         if not self.digest.startswith(digest):
             raise ConfigError(
@@ -135,14 +136,14 @@ class PinnedSource:
     def why(self, stream: str, lane: int, seq: int) -> dict[str, Any]:
         """Where a sample came from. Raises: KeyError, ShardError, StorageError."""
         try:
-            return origin(Dataset(self.store, self._at(self.version)), stream, lane, seq)
+            return origin(Dataset(self.store, CommitLog(self.store).replay(self.version)), stream, lane, seq)
         except (KeyError, ShardError):  # of a later era, or compacted since: the address is the same in later versions
             return origin(Dataset(self.store), stream, lane, seq)
 
     def artefact(self, fingerprint: str) -> dict[str, Any]:
         """The head of a tokenizer's artefact. Raises: ConfigError if it cannot be read."""
         name = f"tokenizers/{fingerprint}/artefact.json"
-        known = self._at(self.version).tokenizers.get(fingerprint)
+        known = self._at(self.version).state.tokenizers.get(fingerprint)
         digests = {file.path: file.sha256 for file in known.files} if known is not None else {}
         try:
             data = self.store.get(name)
@@ -153,10 +154,11 @@ class PinnedSource:
             raise ConfigError(f"{self.source.dataset}: {name} cannot be read: {exc}", field="sources") from exc
         return found
 
-    def _at(self, version: int) -> State:
-        if self._state is None or self._state.v != version:
-            self._state = CommitLog(self.store).replay(version)
-        return self._state
+    def _at(self, version: int) -> Manifest:
+        if self._manifest is None or self._manifest.state.v != version:
+            self._manifest = Manifest(self.store)
+            self._manifest.replay(version)
+        return self._manifest
 
     def _chosen(self, state: State) -> list[str]:
         patterns = self.source.names()
@@ -185,7 +187,7 @@ class PinnedSource:
         return names
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_store": None, "_state": None}
+        return {**self.__dict__, "_store": None, "_manifest": None}
 
 
 def _head(state: State) -> dict[str, Any]:

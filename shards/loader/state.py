@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.schemas.canonical import digest_of
 from headrace.schemas.errors import ConfigError
+from headrace.schemas.vocabulary import Vocabulary
 from headrace.shards.loader.component import Spot
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ def source_setting(pinned: PinnedSource) -> str:
 def order_settings(pinned: Sequence[PinnedSource], **named: Any) -> dict[str, Any]:
     """What decides the order, small: the sources as digests, and the named settings as they are."""
     return {"sources": [source_setting(p) for p in pinned], **named}
+
+
+def ids_setting(pinned: Sequence[PinnedSource], vocabulary: Vocabulary) -> str:
+    """16 hex digits for where the ids of the sources' tokenizers begin: blocks of others may be added later."""
+    used = [s.tokenizer for p in pinned for s in p.settings.values() if s.tokenizer is not None]
+    return digest_of([[fingerprint, vocabulary.block(fingerprint).start] for fingerprint in used])[:16]
 
 
 def check_state(state: Mapping[str, Any], settings: Mapping[str, Any], what: str) -> None:

@@ -196,8 +196,11 @@ def packed(settings: Settings, found: Sequence[Document]) -> list[Row]:
 def packs(settings: Settings, number: int, part: Part) -> Iterator[Row]:
     """All rows of one source, pass after pass."""
     for lap in range(len(part.datasets) if settings.follow else settings.epochs):
-        for window in windows(settings, number, part, lap):
-            yield from packed(settings, window)
+        for w, window in enumerate(windows(settings, number, part, lap)):
+            rows = packed(settings, window)
+            if settings.shuffle and settings.packing != "ragged":
+                rows = [rows[i] for i in shuffled(len(rows), "packs", settings.seed, number, lap, w)]
+            yield from rows
 
 
 def weight_at(weight: Any, g: int) -> Fraction:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from headrace.schemas.sample import ContentDigest
+from headrace.schemas.vocabulary import Vocabulary
 from headrace.shards.books import Books
 from headrace.shards.catalogue import update_catalogue
 from headrace.shards.chains import Chains
@@ -91,21 +92,27 @@ def test_a_missing_file_is_named(memory: MemoryStore, filled: Fill, folder: str)
 def test_files_that_the_log_names_by_digest_are_read(memory: MemoryStore, claimed: Fill) -> None:
     log = claimed(memory)
     digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"  # sha256 of "test"
-    for name in ("tokenizers/f/artefact.json", "plan/tide/e1-0.parquet", f"vocab/{digest}.json"):
-        memory.put_new(name, b"test")
+    vocabulary = Vocabulary().append("f", "x", 4)
+    files = {
+        "tokenizers/f/artefact.json": b"test",
+        "plan/tide/e1-0.parquet": b"test",
+        f"vocab/{vocabulary.digest}.json": vocabulary.to_bytes(),
+    }
+    for name, data in files.items():
+        memory.put_new(name, data)
     log.append(
         Entry(
             kind="commit",
             tokenizers=[TokenizerInfo("f", "x", [FileInfo("tokenizers/f/artefact.json", digest, 4)])],
             plan=[PlanSegment("tide", 0, "plan/tide/e1-0.parquet", digest, 4, 1)],
-            vocab=digest,
+            vocab=vocabulary.digest,
         )
     )
     assert verify(memory).ok
-    for name in ("tokenizers/f/artefact.json", "plan/tide/e1-0.parquet", f"vocab/{digest}.json"):
+    for name, data in files.items():
         memory.files[name] = b"tost"
         assert [p.file for p in verify(memory, deep=False).problems] == [name]
-        memory.files[name] = b"test"
+        memory.files[name] = data
 
 
 def test_a_hole_at_the_end_of_the_log_is_seen_in_the_listing(memory: MemoryStore, filled: Fill) -> None:

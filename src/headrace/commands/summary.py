@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -88,6 +89,7 @@ def dataset_summary(view: DatasetView) -> dict[str, Any]:
         "version": view.dataset.version,
         "streams": streams,
         "sources": sources,
+        "vocabulary": vocabulary_table(view),
         "quarantine": quarantine_table(view),
         "replayed": state.replayed_rows(),
         "unlicensed_samples": sum(s["samples"] for s in streams if s["license"] == "NOASSERTION"),
@@ -109,6 +111,25 @@ def fidelity(view: DatasetView, stream: str, unit: str) -> dict[str, Any]:
         "error_median": float(np.median(finite)) if finite.size else None,
         "error_worst": float(finite.min() if higher_is_better else finite.max()) if finite.size else None,
         "clip_fraction": float(np.mean(clips)) if clips else None,
+    }
+
+
+def vocabulary_table(view: DatasetView) -> dict[str, Any] | None:
+    """The unified vocabulary of a version: its file, its size, and where the ids of each tokenizer begin."""
+    state = view.dataset.state
+    if state.vocab is None:
+        return None
+    vocabulary = view.dataset.vocabulary()
+    users: dict[str, list[str]] = {}
+    for name, settings in sorted(state.settings.items()):
+        users.setdefault(settings.tokenizer or "", []).append(name)
+    return {
+        "digest": state.vocab,
+        "size": vocabulary.size,
+        "parent": vocabulary.parent,
+        "blocks": [
+            {**asdict(block), "streams": users.get(block.fingerprint, [])} for block in vocabulary.blocks
+        ],
     }
 
 
@@ -172,6 +193,13 @@ def print_dataset(found: dict[str, Any]) -> None:
         for s in found["sources"]
     ]
     table(["source", "items read", "= closed", "+ quarantined whole", "+ open", "balances"], rows, right=range(1, 5))
+    if found["vocabulary"]:
+        typer.echo("")
+        rows = [
+            [f"{b['start']:,}", f"{b['size']:,}", b["kind"], b["fingerprint"][:12], ", ".join(b["streams"])]
+            for b in found["vocabulary"]["blocks"]
+        ]
+        table(["unified ids from", "size", "kind", "tokenizer", "of the streams"], rows, right=[0, 1])
     if found["quarantine"]:
         typer.echo("")
         rows = [[q["stream"], q["reason"], f"{q['count']:,}", q["uri"], q["message"]] for q in found["quarantine"]]
