@@ -33,6 +33,9 @@ _LOOK_AHEAD = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class CommitLog:
     """The log of one dataset, folded into `state`."""
 
+    #: Whether entries are checked to be in canonical form: writers and `verify` do.
+    canonical = True
+
     def __init__(self, store: Store) -> None:
         self.store = store
         self.state = State()
@@ -94,7 +97,7 @@ class CommitLog:
             data = self.store.get(name)
         except Missing:
             return None
-        entry, digest = parse(data, name)
+        entry, digest = parse(data, name, canonical=self.canonical)
         if entry.v != v:
             raise BrokenLog(f"{name} holds entry {entry.v}")
         return entry, digest

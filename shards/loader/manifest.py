@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ _FILE = ("lane", "path", "sha256", "bytes", "first_seq", "head_bytes", "head_xxh
 class Manifest(CommitLog):
     """A log that remembers its live shards as columns. For readers: `replay`, `refresh`, `table`."""
 
+    canonical = False
+
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self._clear(None)
@@ -43,14 +46,14 @@ class Manifest(CommitLog):
         """The blocks of `streams` at this version; with `since` only what is numbered from there on, by lane."""
         files: list[ShardFile] = []
         parts: list[Columns] = []
-        added = list(self._added.values())
         for number, stream in enumerate(streams):
-            old = self._columns(stream, number, len(files))
-            files += old[0]
-            parts.append(old[1])
-            new = [shard for shard in added if shard.stream == stream]
-            parts.append(Columns.of(new, len(files), number))
-            files += [ShardFile.of(shard, number) for shard in new]
+            old, columns = self._columns(stream, number, len(files))
+            files += old
+            parts.append(columns)
+            for name, file, columns in self._added.values():
+                if name == stream:
+                    parts.append(columns.placed(len(files), number))
+                    files.append(replace(file, stream=number))
         tokens = [self.state.settings[name].tokens for name in streams]
         hidden = {key: spans for key, spans in self.state.deleted.items() if key[0] in streams}
         return table_of(list(streams), tokens, files, Columns.joined(parts), hidden, since or {}, self.state.v)
@@ -58,7 +61,7 @@ class Manifest(CommitLog):
     def _clear(self, checkpoint: pa.Table | None) -> None:
         self._old = checkpoint
         self._gone: set[str] = set()
-        self._added: dict[str, ShardInfo] = {}
+        self._added: dict[str, tuple[str, ShardFile, Columns]] = {}  # by path: stream, file, blocks
 
     def _from_checkpoint(self, v: int) -> State:
         state, table = decode_table(self.store.get(checkpoint_name(v)), v)
@@ -69,13 +72,17 @@ class Manifest(CommitLog):
         entry = super()._step()
         if entry is not None:
             self.state.shards.clear()
-            self._added.update((shard.path, shard) for shard in entry.add)
+            self._add(entry.add)
             for change in entry.replace:
                 for path in change.remove:
                     if self._added.pop(path, None) is None:
                         self._gone.add(path)
-                self._added.update((shard.path, shard) for shard in change.add)
+                self._add(change.add)
         return entry
+
+    def _add(self, shards: Sequence[ShardInfo]) -> None:
+        """As columns at once: an object for each block would outweigh everything else."""
+        self._added.update((s.path, (s.stream, ShardFile.of(s, 0), Columns.of([s], 0, 0))) for s in shards)
 
     def _columns(self, stream: str, number: int, first: int) -> tuple[list[ShardFile], Columns]:
         """The shards of a stream in the checkpoint that are still live; `first` is the index of the first."""

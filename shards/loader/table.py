@@ -7,7 +7,7 @@ one, so a loader's memory grows with the number of blocks (a few MiB each) and n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 import numpy as np
@@ -73,6 +73,10 @@ class Columns:
         flat = np.array(table, dtype=np.uint64).reshape(-1, len(names))
         longs = {name: flat[:, i].astype(np.int64) for i, name in enumerate(names[:-1])}
         return Columns(**longs, xxh3=np.ascontiguousarray(flat[:, -1]))
+
+    def placed(self, shard: int, stream: int) -> Columns:
+        """The blocks of one shard, with its indices."""
+        return replace(self, shard=np.full(len(self), shard, np.int64), stream=np.full(len(self), stream, np.int64))
 
     @classmethod
     def joined(cls, parts: Sequence[Columns]) -> Columns:
@@ -147,8 +151,10 @@ def table_of(
         left_out[stream, lane] = merged([Span(0, start), *left_out.get((stream, lane), [])])
     order = np.flatnonzero(keep)
     order = order[np.lexsort((columns.first_seq[order], columns.lane[order], columns.stream[order]))]
+    sorted_already = len(order) == len(columns) and bool((np.diff(order) == 1).all())
+    taken = {f.name: getattr(columns, f.name) for f in fields(Columns)}
     return BlockTable(
-        **{f.name: getattr(columns, f.name)[order] for f in fields(Columns)},
+        **(taken if sorted_already else {name: column[order] for name, column in taken.items()}),
         streams=streams,
         tokens_as=tokens_as,
         shards=shards,
