@@ -21,6 +21,7 @@ from headrace.commands import (
     connectors,
     decode,
     doctor,
+    export,
     inspect,
     keep,
     quarantine,
@@ -46,7 +47,7 @@ EXIT_DATA, EXIT_CONFIG, EXIT_STORAGE, EXIT_FENCED, EXIT_INTERRUPTED = 1, 2, 3, 4
 
 for module in (
     build, serve, streams, inspect, decode, verify, why, quarantine, keep, compact,
-    scaffold, schema, connectors, doctor,
+    export, scaffold, schema, connectors, doctor,
 ):  # fmt: skip
     module.register(app)
 
