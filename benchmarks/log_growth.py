@@ -1,10 +1,11 @@
 """Does a commit cost the same after a day as in the first minute? A synthetic log of a service, entry by entry.
 
-    python benchmarks/log_growth.py [--entries 20000] [--streams 16] [--shards 4] [--compact] [--json]
+    python benchmarks/log_growth.py [--entries 20000] [--streams 16] [--shards 4] [--grace 5000] [--compact] [--json]
 
 Every entry adds `--shards` shards (of the streams in turn), moves the places of their splits and adds a plan segment now
-and then; with `--compact` a lane's shards are replaced by one whenever there are 16 small ones, as a service does. The
-store is a dictionary, so what is timed is the log's own work: check, fold, seal and parse. Two windows of one run are
+and then; with `--compact` a lane's shards are replaced by one whenever there are 16 small ones, as a service does,
+and every 720 entries (an hour's) it says that the files that were replaced `--grace` entries ago are gone. The store is
+a dictionary, so what is timed is the log's own work: check, fold, seal and parse. Two windows of one run are
 compared, around entry 1,000 and around the last one: their ratio is 1 where nothing grows with the log. Times are of the
 processor, so that a busy machine does not enter.
 
@@ -40,6 +41,7 @@ from headrace.shards.entry import (
 )
 from headrace.shards.log import CommitLog
 from headrace.shards.names import shard_name
+from headrace.shards.state import COLLECTED
 from headrace.shards.testing import MemoryStore, settings_of
 
 ROWS, TOKENS, BLOCK, HEAD = 40, 1600, 8192, 2048
@@ -49,13 +51,13 @@ DIGEST = "0123456789abcdef" * 4
 class Synthetic:
     """A service that writes no data: it appends what its lanes would."""
 
-    def __init__(self, streams: int, shards: int, compact: bool) -> None:
+    def __init__(self, streams: int, shards: int, compact: bool, grace: int) -> None:
         self.store = MemoryStore()
         self.log = CommitLog(self.store)
         self.names = [f"s{n:02d}" for n in range(streams)]
         self.log.claim({}, {name: settings_of(name) for name in self.names})
         self.places: dict[str, Place] = {}
-        self.per_entry, self.compact, self.turn = shards, compact, 0
+        self.per_entry, self.compact, self.grace, self.made = shards, compact, grace, 0
         self.policy = Policy(min_shards=16)
 
     def commit(self, number: int) -> None:
@@ -66,9 +68,13 @@ class Synthetic:
             changes = [Replace([s.path for s in m.shards], [self._merged(m.shards)]) for m in plan(self.log.state, self.policy)]
             if changes:
                 self.log.append(Entry(kind="compact", replace=changes))
+                self.made += len(changes)
+        if self.compact and number % 720 == 719 and self.log.state.v > self.grace:
+            self.log.append(Entry(kind="commit", ext={COLLECTED: self.log.state.v - self.grace}))
 
     def _entry(self, chosen: list[str], number: int) -> Entry:
         add, moves, lines, streams = [], [], [], {}
+        self.made += len(chosen)
         for name in chosen:
             begin, digest = self.places.get(name), split_digest(name)
             after = begin.position if begin else None
@@ -119,9 +125,9 @@ def _timed(call: Any) -> tuple[float, Any]:
     return time.process_time() - start, made
 
 
-def measure(entries: int, streams: int, shards: int, compact: bool) -> dict[str, Any]:
+def measure(entries: int, streams: int, shards: int, compact: bool, grace: int) -> dict[str, Any]:
     """The table of one run; times in milliseconds."""
-    made = Synthetic(streams, shards, compact)
+    made = Synthetic(streams, shards, compact, grace)
     costs: list[float] = []
     stalls: list[float] = []
     checks = [0.0]
@@ -149,8 +155,10 @@ def measure(entries: int, streams: int, shards: int, compact: bool) -> dict[str,
     decoding, _ = _timed(lambda: decode(made.store.files[newest], state.v))
     return {
         "entries": data.version,
-        "shards ever": len(data.state.paths),
+        "shards ever": made.made,
         "shards live": len(data.state.live_shards()),
+        "replaced, not gone": len(data.state.retired),
+        "origins": sum(len(o) for o in data.state.origins.values()),
         "commit_ms at 1,000": early,
         "commit_ms at the end": late,
         "ratio": late / early,
@@ -175,6 +183,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=20_000)
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--shards", type=int, default=4, help="shards an entry adds")
+    parser.add_argument("--grace", type=int, default=5000, help="entries after which replaced files are gone")
     parser.add_argument("--compact", action="store_true", help="only the run with compaction")
     parser.add_argument("--plain", action="store_true", help="only the run without")
     parser.add_argument("--json", action="store_true")
@@ -182,7 +191,7 @@ def main() -> None:
     runs = {}
     for name, compact in (("plain", False), ("compacted", True)):
         if not (options.plain and compact) and not (options.compact and not compact):
-            runs[name] = measure(options.entries, options.streams, options.shards, compact)
+            runs[name] = measure(options.entries, options.streams, options.shards, compact, options.grace)
     if options.json:
         sys.stdout.write(json.dumps(runs) + "\n")
         return

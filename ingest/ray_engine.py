@@ -1,4 +1,4 @@
-"""The engine on Ray: thin actors around the plain coordinator and supervisors. The only file that imports Ray.
+"""The engine on Ray: thin actors around the plain coordinator and supervisors. Only the files `ray_*` import Ray.
 
 Ray places, restarts and tells of deaths; what it carries are tasks and manifests of a few kilobytes. A worker that dies
 is restarted and its tasks are given out again; nothing it had not committed counts.
@@ -7,29 +7,17 @@ is restarted and its tasks are given out again; nothing it had not committed cou
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import sys
 import time
 from typing import Any
 
 from headrace.ingest.coordinator import Coordinator
 from headrace.ingest.inline_engine import Watch
+from headrace.ingest.ray_local import ray_library, start_ray
 from headrace.ingest.supervisor import Supervisor
-from headrace.schemas.errors import HeadraceError, MissingExtra
+from headrace.schemas.errors import HeadraceError
 
-_OBJECT_STORE_BYTES = 128 << 20  # payload never goes through it
 _POLL_S = 0.2
-_logger = logging.getLogger(__name__)
-
-
-def ray_library() -> Any:
-    """The module `ray`. Raises: MissingExtra."""
-    try:
-        import ray
-    except ImportError as exc:
-        raise MissingExtra("ray", "ray", need="--engine ray") from exc
-    return ray
 
 
 class _CoordinatorProxy:
@@ -84,29 +72,6 @@ def _run(
         return summary
     finally:
         if mine:
-            ray.shutdown()
-
-
-def start_ray(ray: Any, address: str | None, workers: int, **more: Any) -> None:
-    """Start a Ray of this machine, or join the one at `address`. Raises: HeadraceError."""
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    common: dict[str, Any] = {**quiet, **more}
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    own: dict[str, Any] = {
-        "address": "local",
-        "num_cpus": max(workers, os.cpu_count() or 1),
-        "object_store_memory": _OBJECT_STORE_BYTES,
-        "include_dashboard": False,
-    }
-    for tries_left in (2, 1, 0):
-        try:
-            ray.init(**({"address": address} if address else own), **common)
-            return
-        except Exception as exc:  # Ray says "timed out" and "not reachable" by plain exceptions of many kinds
-            if address or not tries_left:
-                what = f"the Ray cluster at {address} cannot be joined" if address else "Ray did not start here"
-                raise HeadraceError(f"{what}: {exc}; `--engine inline` needs no Ray") from exc
-            _logger.warning("Ray did not start in time (%s); trying again", type(exc).__name__)
             ray.shutdown()
 
 

@@ -2,7 +2,8 @@
 
 All of it outlives the process that started it, where Ray does. The coordinator's actor begins by claiming the dataset,
 so one that Ray restarted is simply the next writer; a worker's actor begins its supervisors by itself and looks for the
-coordinator by name. Nothing rests on a call that arrives, or on an actor being the only one.
+coordinator by name. Nothing rests on a call that arrives, or on an actor being the only one. What an actor needs is
+imported in its own process only: every process that is started is waited for.
 """
 
 from __future__ import annotations
@@ -17,18 +18,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from headrace.ingest.ray_engine import ray_library, start_ray
-from headrace.ingest.service import Service
-from headrace.ingest.service_inline import PARTS
-from headrace.ingest.service_view import View
-from headrace.ingest.status_server import StatusServer
-from headrace.ingest.supervisor import Supervisor
+from headrace.ingest.ray_local import ray_library, start_ray
 from headrace.schemas.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from headrace.ingest.status_server import StatusServer
 
 _NAMESPACE = "headrace"
 _LOOK_S = 0.5
+_TRY_S = 0.1  #: between two tries of a worker to reach the coordinator
 _NAME_TRIES = 40
 _PATIENCE_S = 180.0  #: how long a worker tries to reach a coordinator that Ray may be restarting
 _DRAIN_S = 60.0
@@ -45,6 +45,10 @@ class _ServiceActor:
 
     def __init__(self, runtime: dict[str, Any], status: dict[str, Any] | None, take_over: bool) -> None:
         import ray
+
+        from headrace.ingest.service import Service
+        from headrace.ingest.service_view import View
+        from headrace.ingest.status_server import StatusServer
 
         self._failed: HeadraceError | None = None
         self._status: StatusServer | None = None
@@ -112,13 +116,16 @@ class _Proxy:
                 # anew from the log.
                 if time.monotonic() - began > _PATIENCE_S:
                     raise HeadraceError(f"the coordinator {self._name} cannot be reached: {exc}") from exc
-                time.sleep(_LOOK_S)
+                time.sleep(_TRY_S)
 
 
 class _WorkerActor:
     """One worker: its supervisors begin with it, also when Ray restarts it."""
 
-    def __init__(self, name: str, coordinator: str, runtime: dict[str, Any], parts: list[str]) -> None:
+    def __init__(self, name: str, coordinator: str, runtime: dict[str, Any], receives: bool) -> None:
+        from headrace.ingest.supervisor import PARTS, Supervisor
+
+        parts = [part for part in PARTS if receives or part != "receive"]
         proxy = _Proxy(coordinator)
         with contextlib.suppress(HeadraceError):
             proxy.release(name)
@@ -154,40 +161,45 @@ class RayService:
         self._mine = False
         self._coordinator: Any = None
 
-    def start(self, *, take_over: bool = False) -> str | None:
-        """Begin; gives back the address of the page. Raises as `Service.start`."""
+    def start(self, *, take_over: bool = False, joined: Callable[[], None] = lambda: None) -> str | None:
+        """Begin; gives back the page's address. `joined` is called when Ray is there. Raises as `Service.start`."""
         ray = ray_library()
         self._mine = not ray.is_initialized()
         if self._mine:
             with contextlib.redirect_stdout(sys.stderr):
                 start_ray(ray, self._address, self._wanted or 1, namespace=_NAMESPACE)
+        joined()
         old = self._existing(ray)
         if old is not None:
             if not take_over and _state_of(ray, old) in ("starting", "running"):
                 raise HeadraceError("a service of this dataset runs on this Ray cluster; take over with --take-over")
             ray.kill(old)
+        self._end_workers_before(ray)
         lasting: dict[str, Any] = {"lifetime": "detached", "namespace": _NAMESPACE, "max_restarts": -1}
         self._coordinator = (
             ray.remote(_ServiceActor)
             .options(name=self._name, num_cpus=0, max_concurrency=64, **lasting)
             .remote(self._runtime, self._page, take_over)
         )
+        self._make_workers(ray, lasting)
         try:
             url: str | None = _get(ray, self._coordinator.begun.remote())
         except HeadraceError:
-            ray.kill(self._coordinator)
+            for actor in (*self._workers, self._coordinator):
+                ray.kill(actor)
             raise
-        self._end_workers_before(ray)
+        return url
+
+    def _make_workers(self, ray: Any, lasting: dict[str, Any]) -> None:
+        """Begin them beside the coordinator, which each of them looks for and waits for."""
         count = self._wanted or max(1, int(ray.cluster_resources().get("CPU", 1)))
         for i in range(count):
-            parts = [part for part in PARTS if part != "receive" or i == 0]
             name = f"{self._name}-w{i}"
             actor = ray.remote(_WorkerActor).options(
                 name=name, num_cpus=1, max_concurrency=2, scheduling_strategy="SPREAD", get_if_exists=False, **lasting
             )
-            make = functools.partial(actor.remote, f"w{i}", self._name, self._runtime, parts)
+            make = functools.partial(actor.remote, f"w{i}", self._name, self._runtime, i == 0)
             self._workers.append(_made(make))
-        return url
 
     def wait(self, stopping: Callable[[], bool]) -> dict[str, Any]:
         """Run until `stopping` says so or another writer takes over; gives back `Service.finish`."""

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from headrace.schemas.errors import Fenced, HeadraceError, LogError, StorageError
 from headrace.shards.compact import Compactor, Policy
+from headrace.shards.entry import Entry
 from headrace.shards.gc import collect
 from headrace.shards.log import CommitLog
+from headrace.shards.state import COLLECTED
 
 if TYPE_CHECKING:
     from headrace.ingest.service import Service
@@ -51,13 +53,21 @@ class Compaction:
                     pass
                 if time.monotonic() > self._gc_at:
                     self._gc_at = time.monotonic() + _GC_EVERY_S
-                    store = self._service.log.store
-                    collect(store, CommitLog(store).replay(), delete=True)
+                    self._collect()
                 self._drop_stale()
             except Fenced:
                 return
             except HeadraceError as exc:
                 _logger.warning("compaction: %s; it is tried again", exc)
+
+    def _collect(self) -> None:
+        """Delete what nobody needs, and say in the log which replaced files are gone, so that it may forget them."""
+        store = self._service.log.store
+        gone = collect(store, CommitLog(store).replay(), delete=True).collected
+        with self._service.lock:
+            state = self._service.log.state
+            if len(state.retired) and gone > state.ext.get(COLLECTED, 0):
+                self._service.append(Entry(kind="commit", ext={COLLECTED: gone}))
 
     def _drop_stale(self) -> None:
         """Lane files that a later commit replaced: only a worker of that moment read them."""

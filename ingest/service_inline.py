@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from headrace.ingest.service import Service
-from headrace.ingest.supervisor import Supervisor
-
-PARTS = ("live", "batch", "receive")  #: what one worker runs; a part without work keeps no process
+from headrace.ingest.supervisor import PARTS, Supervisor
 
 _LOOK_S = 0.2
 _DRAIN_S = 60.0  #: after which a draining service leaves what is not committed to the next one

@@ -16,7 +16,7 @@ from headrace.ingest.task import Task
 if TYPE_CHECKING:
     from headrace.ingest.service import Service
 
-_GONE_S = 20.0  #: a worker not heard of this long is gone
+_GONE_S = 5.0  #: a worker not heard of this long is gone; a living one polls or beats every second
 _PAUSE_S = 2.0  #: after a task that failed
 
 LaneKey = tuple[str, int]  #: (stream, lane)
@@ -39,6 +39,7 @@ class LiveLanes:
     def __init__(self) -> None:
         self.workers: dict[str, _Worker] = {}
         self._owner: dict[LaneKey, str] = {}
+        self._looked = 0.0  #: for workers that are gone
 
     def task(self, worker: str, service: Service) -> Task | None:
         """A live task with the lanes of this worker; None while there are none."""
@@ -117,6 +118,11 @@ class LiveLanes:
     def _spread(self, service: Service) -> None:
         """Give lanes without an owner to the workers that have the fewest."""
         now = time.monotonic()
+        unseen = now - self._looked - _GONE_S / 2
+        if unseen > 0:  # stopped, or holding its lock, this process could hear nobody: that is no silence of theirs
+            for known in self.workers.values():
+                known.heard = min(now, known.heard + unseen)
+        self._looked = now
         for name, known in self.workers.items():
             if now - known.heard > _GONE_S:
                 self.lost(name, service)

@@ -40,9 +40,11 @@ FAULTS = {
     signal.SIGXCPU,
 }
 
+PARTS = ("live", "batch", "receive")  #: what one worker of a service runs; a part without work keeps no process
+
 _OUTSIDE_KILLS = 20  # a task whose child is killed from outside more often than this, without progress, is given up
 _PROBES = 5  # tries of a probe that something outside keeps killing
-_BEAT_S = 3.0
+_BEAT_S = 1.0
 _WALL_FACTOR = 4  # a record may wait (for a disk, a core) this many times its CPU limit
 
 

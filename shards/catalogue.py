@@ -10,7 +10,6 @@ Only the writer of a dataset updates its catalogue (with each checkpoint and at 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.schemas.errors import StorageError
+from headrace.shards.additions import Additions
 from headrace.shards.dataset import Dataset, Located
 from headrace.shards.plain_arrays import row_sizes
 from headrace.shards.sealing import ROOM, check_sealed, seal_bytes
@@ -130,12 +130,12 @@ def read_catalogue(store: Store, file: CatalogueFile, columns: list[str] | None 
         raise ValueError(f"not a Parquet file: {exc}") from exc
 
 
-def catalogue_rows(found: Located, dataset: Dataset) -> pa.RecordBatch:
-    """The catalogue rows of one block, deleted samples left out."""
+def catalogue_rows(found: Located, dataset: Dataset, known: Additions) -> pa.RecordBatch:
+    """The catalogue rows of one block, deleted samples left out. `known` is of this dataset. Raises: BrokenLog."""
     batch, shard = found.batch, found.shard
     rows = batch.num_rows
     key = (shard.stream, shard.lane)
-    origins = dataset.state.origins.get(key, [])
+    origins = known.of_lane(key, int(found.seqs[0]), int(found.seqs[-1]) + 1)
     starts = np.array([first for first, _ in origins])
     versions = np.array([v for _, v in origins])[np.searchsorted(starts, found.seqs, side="right") - 1]
     sizes = np.zeros(rows, np.int64)
@@ -163,15 +163,14 @@ def catalogue_rows(found: Located, dataset: Dataset) -> pa.RecordBatch:
 
 def rows_of(dataset: Dataset, start: int, stop: int) -> Iterator[pa.RecordBatch]:
     """Catalogue rows of the entries `start` to `stop`, both included, in address order."""
-    for (stream, lane), origins in sorted(dataset.state.origins.items()):
-        low = bisect_left(origins, start, key=lambda o: o[1])
-        high = bisect_left(origins, stop + 1, key=lambda o: o[1])
-        if low == high:
+    known = Additions(dataset.store, dataset.state)
+    for stream, lane in sorted(dataset.state.origins):
+        first = known.added_after((stream, lane), start - 1)
+        last = known.added_after((stream, lane), stop)
+        if first == last:
             continue
-        first = origins[low][0]
-        last = origins[high][0] if high < len(origins) else dataset.state.next_seq[stream, lane]
         for found in dataset.located(stream, lane=lane, start=first, stop=last):
-            rows = catalogue_rows(found, dataset)
+            rows = catalogue_rows(found, dataset, known)
             if found.seqs[0] < first or found.seqs[-1] >= last:
                 rows = rows.filter((pc.field("version") >= start) & (pc.field("version") <= stop))
             if rows.num_rows:
@@ -179,7 +178,7 @@ def rows_of(dataset: Dataset, start: int, stop: int) -> Iterator[pa.RecordBatch]
 
 
 def _due(dataset: Dataset, start: int) -> Iterator[CatalogueFile]:
-    """The files that would cover the entries from `start` on, cut by rows."""
+    """The files that would cover the entries from `start` on, cut by rows: roughly so where shards were merged."""
     added: dict[int, int] = {}
     for key, origins in dataset.state.origins.items():
         ends = [first for first, _ in origins[1:]] + [dataset.state.next_seq[key]]
@@ -197,7 +196,8 @@ def _due(dataset: Dataset, start: int) -> Iterator[CatalogueFile]:
 
 
 def _is_current(dataset: Dataset, file: CatalogueFile, check: bool) -> bool:
-    changed = [v for key, v in dataset.state.changed.items() if _touches(dataset, key, file)]
+    known = Additions(dataset.store, dataset.state)
+    changed = [v for key, v in dataset.state.changed.items() if known.may_hold(key, file.start, file.stop)]
     try:
         if check:
             check_sealed(dataset.store.get(file.name))
@@ -223,10 +223,6 @@ def written_at(store: Store, file: CatalogueFile) -> int:
         return int(metadata[b"headrace.asof"])
     except (KeyError, OSError, pa.ArrowException) as exc:
         raise ValueError(f"{file.name}: not a catalogue file: {exc}") from exc
-
-
-def _touches(dataset: Dataset, key: tuple[str, int], file: CatalogueFile) -> bool:
-    return any(file.start <= v <= file.stop for _, v in dataset.state.origins.get(key, []))
 
 
 def _write(dataset: Dataset, file: CatalogueFile) -> None:

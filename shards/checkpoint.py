@@ -29,6 +29,7 @@ from headrace.shards.entry import (
     StreamSettings,
     TokenizerInfo,
 )
+from headrace.shards.retired import Retired
 from headrace.shards.sealing import ROOM, check_sealed, seal_bytes
 from headrace.shards.state import State
 from headrace.shards.store import Store
@@ -130,6 +131,22 @@ def decode_table(data: bytes, v: int) -> tuple[State, Any]:
     return state, table
 
 
+def agrees(data: bytes, state: State) -> bool:
+    """Whether a checkpoint says what `state`, folded from all entries, says. Raises: BrokenCheckpoint, FormatTooNew.
+
+    One from before names were retired has them without their versions, and every origin there was. It may say so much
+    more, and so may one of a writer that went on from it.
+    """
+    found = decode(data, state.v)
+    if encode(found) == encode(state):
+        return True
+    less = any(not set(origins) <= set(found.origins.get(key, [])) for key, origins in state.origins.items())
+    if less or not found.retired.covers(state.retired):
+        return False
+    found.retired, found.origins, found.blurred = state.retired, state.origins, state.blurred
+    return encode(found) == encode(state)
+
+
 def _shard(row: dict[str, Any]) -> ShardInfo:
     blocks = [Block(*values) for values in zip(*(row[f"block_{name}"] for name in _BLOCK_COLUMNS))]
     return ShardInfo(
@@ -146,10 +163,14 @@ def _rest(state: State) -> dict[str, Any]:
     def rows(mapping: dict[Any, Any]) -> list[Any]:
         return [[*key, _plain(value)] for key, value in sorted(mapping.items(), key=lambda kv: [str(k) for k in kv[0]])]
 
-    # Only where there are any: a checkpoint without replays has the bytes it always had.
+    # Only where there are any: a checkpoint without replays, or of shards never merged, has the bytes it always had.
     replayed = {"replayed": [[path, _plain(spans)] for path, spans in sorted(state.replayed.items())]}
+    retired = {"retired": state.retired.to_json()} if len(state.retired) else {"paths": []}
+    blurred = {"blurred": rows(state.blurred)} if state.blurred else {}
     return {
         **(replayed if state.replayed else {}),
+        **retired,
+        **blurred,
         "v": state.v,
         "digest": state.digest,
         "epoch": state.epoch,
@@ -157,7 +178,6 @@ def _rest(state: State) -> dict[str, Any]:
         "api": state.api,
         "env": state.env,
         "settings": {name: s.to_json() for name, s in state.settings.items()},
-        "paths": sorted(state.paths - {s.path for s in state.live_shards()}),
         "next_seq": rows(state.next_seq),
         "origins": rows(state.origins),
         "deleted": rows(state.deleted),
@@ -211,5 +231,9 @@ def _restore(rest: dict[str, Any]) -> State:
     state.tokenizers = {t.fingerprint: t for t in map(TokenizerInfo.from_json, rest["tokenizers"])}
     state.streams = {name: StreamCounts.from_json(c) for name, c in rest["streams"].items()}
     state.sources = {name: SourceCounts.from_json(c) for name, c in rest["sources"].items()}
-    state.paths, state.doomed = set(rest["paths"]), set(rest["doomed"])
+    state.blurred = {(a, b): [Span.from_json(s) for s in value] for a, b, value in rest.get("blurred", [])}
+    state.doomed = set(rest["doomed"])
+    state.retired = Retired.from_json(rest["retired"]) if "retired" in rest else Retired()
+    for path in rest.get("paths", []):  # a checkpoint from before names replaced files did not say when it was
+        state.retired.add(path, state.v)
     return state

@@ -86,7 +86,7 @@ class Compactor:
         """
         for change in entry.replace:
             for shard in change.add:
-                if shard.path not in state.paths:
+                if shard.path not in state.paths and shard.path not in state.retired:
                     self.store.delete(shard.path)
 
     def _merged(self, merge: Merge, epoch: int) -> ShardInfo | None:

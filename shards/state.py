@@ -6,8 +6,7 @@ I/O, so that the simulation tests and `verify` use the very code that writers us
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,13 +27,13 @@ from headrace.shards.entry import (
     SplitPin,
     StreamSettings,
     TokenizerInfo,
-    lane_folder,
 )
+from headrace.shards.retired import Retired
+from headrace.shards.shard_check import LaneKey, check_epoch, check_shard, lane_of
 from headrace.shards.spans import clipped, count, merged, without
 
-_LANE_FOLDER = re.compile(r"data/([^/]+)/L(\d{4,})/")
-
-LaneKey = tuple[str, int]  #: (stream, lane), or (source, lane) for places and lane files
+#: Key of an entry's `ext`: the files of all shards that this version or an earlier one replaced are gone.
+COLLECTED = "headrace.collected"
 
 
 class StalePlace(LogError):
@@ -57,9 +56,11 @@ class State:
     env: dict[str, str] = field(default_factory=dict)
     settings: dict[str, StreamSettings] = field(default_factory=dict)
     shards: dict[LaneKey, list[ShardInfo]] = field(default_factory=dict)  #: live ones, by first_seq
-    paths: set[str] = field(default_factory=set)  #: of every shard that is or was live
+    paths: set[str] = field(default_factory=set)  #: of live shards
+    retired: Retired = field(default_factory=Retired)  #: paths of replaced ones, until a gc says that they are gone
     next_seq: dict[LaneKey, int] = field(default_factory=dict)
-    origins: dict[LaneKey, list[tuple[int, int]]] = field(default_factory=dict)  #: (first_seq, v) of every shard added
+    origins: dict[LaneKey, list[tuple[int, int]]] = field(default_factory=dict)  #: (first_seq, v) of shards added
+    blurred: dict[LaneKey, list[Span]] = field(default_factory=dict)  #: merged shards: `origins` has their first only
     deleted: dict[LaneKey, list[Span]] = field(default_factory=dict)  #: merged; erased ones included
     deleted_tokens: dict[str, int] = field(default_factory=dict)  #: by stream
     forgotten: set[str] = field(default_factory=set)  #: record ids, hex, that may not come back
@@ -151,7 +152,7 @@ class State:
         known = {**self.settings, **entry.settings}
         for shard, numbered in zip(entry.add, self.numbered(entry.add)):
             check_shard(shard, known, entry.epoch)
-            if shard.path in self.paths:
+            if shard.path in self.paths or shard.path in self.retired:
                 raise LogError(f"{shard.path} was committed before")
             if shard.first_seq != numbered.first_seq or shard.missing:
                 raise LogError(
@@ -161,6 +162,8 @@ class State:
         self._check_books(entry)
         self._check_places(entry)
         self._check_deletes(entry)
+        if not 0 <= _collected(entry) < max(entry.v, 1):
+            raise LogError(f"{COLLECTED} is {_collected(entry)}, not an earlier version than {entry.v}")
         for change in entry.replace:
             self._check_replace(change, entry, known)
         for source, segments in _by_source(entry.plan).items():
@@ -177,10 +180,10 @@ class State:
             ):
                 raise LogError(f"{new.path} does not stand for the same rows as {redact.remove}")
         for path in [q.path for q in entry.quarantine] + [r.add.path for r in entry.redact]:
-            _check_epoch(path, entry.epoch)
+            check_epoch(path, entry.epoch)
         for lane_file in [*entry.carry, *entry.dedup]:
             if lane_file.path is not None:
-                _check_epoch(lane_file.path, entry.epoch)
+                check_epoch(lane_file.path, entry.epoch)
 
     def _check_settings(self, entry: Entry) -> None:
         for stream, new in entry.settings.items():
@@ -284,9 +287,9 @@ class State:
             marked[mark.path] = after
 
     def _check_replace(self, change: Replace, entry: Entry, known: dict[str, StreamSettings]) -> None:
-        key = _lane_of(change.remove[0]) if change.remove else None
+        key = lane_of(change.remove[0]) if change.remove else None
         live = self._live_of(key, change) if key else {}
-        elsewhere = [p for p in change.remove if _lane_of(p) != key]
+        elsewhere = [p for p in change.remove if lane_of(p) != key]
         gone = [p for p in change.remove if p not in live and p not in elsewhere]
         gone += [p for p in elsewhere if not self._is_live(p)]
         if gone or key is None:
@@ -325,7 +328,7 @@ class State:
         return {s.path: s for s in shards if s.path in wanted}
 
     def _is_live(self, path: str) -> bool:
-        key = _lane_of(path)
+        key = lane_of(path)
         return key is not None and any(s.path == path for s in self.shards.get(key, []))
 
     def apply(self, entry: Entry, digest: str) -> None:
@@ -353,13 +356,17 @@ class State:
             self.changed[key] = entry.v
         for change in entry.replace:
             removed = set(change.remove)
+            for path in removed & self.paths:
+                self.paths.discard(path)
+                self.retired.add(path, entry.v)
             self.paths.update(s.path for s in change.add)
             self.doomed.update(removed if change.erase else ())
-            for lane in {_lane_of(path) for path in removed} & self.shards.keys():
+            for lane in {lane_of(path) for path in removed} & self.shards.keys():
                 assert lane is not None
                 kept = [s for s in self.shards[lane] if s.path not in removed]
                 if len(kept) < len(self.shards[lane]):
                     self.shards[lane] = sorted([*kept, *change.add], key=lambda s: s.first_seq)
+                    self._blur(lane, change.add)
         for file in entry.quarantine:
             self.quarantine[file.path] = file
         for redact in entry.redact:
@@ -390,40 +397,29 @@ class State:
         for stream, counts in entry.books.streams.items():
             self.streams[stream] = self.streams.get(stream, StreamCounts()).plus(counts)
         self.ext.update(entry.ext)
+        if COLLECTED in entry.ext:
+            self.retired.drop(_collected(entry))
+
+    def _blur(self, key: LaneKey, added: list[ShardInfo]) -> None:
+        """Of shards that became one only the first origin is kept, so that there are no more than live shards.
+
+        The log still has the others (additions.py).
+        """
+        origins = self.origins.get(key, [])
+        for shard in added:
+            low = bisect_right(origins, shard.first_seq, key=lambda o: o[0])
+            high = bisect_left(origins, shard.stop_seq, key=lambda o: o[0])
+            if high > low:
+                del origins[low:high]
+                self.blurred[key] = _united(self.blurred.get(key, []), [Span(shard.first_seq, shard.stop_seq)])
 
 
-def check_shard(shard: ShardInfo, known: dict[str, StreamSettings], epoch: int) -> None:
-    """Refuse a shard whose own numbers contradict each other. Raises: LogError, Unbalanced."""
-    if shard.stream not in known:
-        raise LogError(f"{shard.path}: no settings were claimed for the stream {shard.stream!r}")
-    if not shard.path.startswith(lane_folder(shard.stream, shard.lane) + "/"):
-        raise LogError(f"{shard.path} is not in {lane_folder(shard.stream, shard.lane)}")
-    _check_epoch(shard.path, epoch)
-    rows, tokens, at = 0, 0, shard.head_bytes
-    for i, block in enumerate(shard.blocks):
-        if block.offset != at or block.rows < 1:
-            raise LogError(f"{shard.path}: block {i} begins at byte {block.offset}, the one before ends at {at}")
-        rows, tokens, at = rows + block.rows, tokens + block.tokens, at + block.length
-    if (rows, tokens) != (shard.rows, shard.tokens) or at > shard.bytes:
-        raise Unbalanced(
-            f"{shard.path}: {shard.rows} rows and {shard.tokens} tokens, its blocks hold {rows} and {tokens}"
-        )
-    if sum(r.rows for r in shard.ranges) != shard.rows:
-        raise Unbalanced(f"{shard.path}: {shard.rows} rows, its ranges hold {sum(r.rows for r in shard.ranges)}")
-    for r in shard.ranges:
-        position_json(r.after)
-        position_json(r.upto)
-
-
-def _check_epoch(path: str, epoch: int) -> None:
-    if not path.rpartition("/")[2].startswith(f"e{epoch}-"):
-        raise LogError(f"{path}: an entry of epoch {epoch} adds files named e{epoch}-…, of its own epoch only")
-
-
-def _lane_of(path: str) -> LaneKey | None:
-    """The lane whose folder a shard is in (`check_shard` sees to it that it is its own), None for no shard's path."""
-    match = _LANE_FOLDER.match(path)
-    return (match.group(1), int(match.group(2))) if match else None
+def _collected(entry: Entry) -> int:
+    """What an entry says of replaced files. Raises: LogError."""
+    v = entry.ext.get(COLLECTED, 0)
+    if not isinstance(v, int) or isinstance(v, bool):
+        raise LogError(f"{COLLECTED} is {v!r}, not a version")
+    return v
 
 
 def _united(have: list[Span], more: list[Span]) -> list[Span]:

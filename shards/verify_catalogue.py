@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.schemas.errors import StorageError
+from headrace.shards.additions import Additions
 from headrace.shards.catalogue import (
     SCHEMA,
     CatalogueFile,
@@ -33,6 +34,7 @@ class CatalogueCheck:
 
     def __init__(self, dataset: Dataset, add: AddProblem) -> None:
         self._dataset, self._add = dataset, add
+        self._known = Additions(dataset.store, dataset.state)
         self._files: list[CatalogueFile] = []
         upto = 0
         for file in catalogue_files(dataset.store):
@@ -48,7 +50,7 @@ class CatalogueCheck:
         """The rows of one block."""
         if not self._files:
             return
-        rows = catalogue_rows(found, self._dataset)
+        rows = catalogue_rows(found, self._dataset, self._known)
         for file in self._files:
             own = rows.filter((pc.field("version") >= file.start) & (pc.field("version") <= file.stop))
             if own.num_rows:

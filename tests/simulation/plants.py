@@ -18,8 +18,8 @@ from headrace.ingest.live_lane import LiveLane
 from headrace.ingest.live_loop import LiveLoop
 from headrace.ingest.service_lanes import LiveLanes
 from headrace.shards import log as log_module
+from headrace.shards import shard_check, store_local
 from headrace.shards import state as state_module
-from headrace.shards import store_local
 from headrace.shards.entry import Entry
 from headrace.shards.log import CommitLog
 from headrace.shards.state import State
@@ -42,7 +42,8 @@ def no_guard(patch: pytest.MonkeyPatch) -> None:
     """As `no_fence`, and the log asks neither for the place before nor for files of the writer's own epoch."""
     no_fence(patch)
     patch.setattr(State, "_check_places", lambda self, entry: None)
-    patch.setattr(state_module, "_check_epoch", lambda path, epoch: None)
+    for module in (state_module, shard_check):
+        patch.setattr(module, "check_epoch", lambda path, epoch: None)
     patch.setattr(State, "_check_books", lambda self, entry: None)
 
 

@@ -61,11 +61,12 @@ def serve(
     runtime = Runtime.of(spec, dataset, base)
     began = time.monotonic()
     status = _page(listen)
+    stopping = _Stop()
     if _chosen(check_engine(engine), address) == "ray":
-        url, wait, look = _on_ray(runtime, workers, address, status, take_over)
+        url, wait, look = _on_ray(runtime, workers, address, status, take_over, stopping.listen)
     else:
         url, wait, look = _inline(runtime, workers, status, take_over)
-    stopping = _Stop()  # not before: Ray takes SIGTERM for itself when it starts
+    stopping.listen()
     with ServeDisplay(dataset, url, look, quiet=as_json) as display:
 
 
@@ -109,12 +110,17 @@ def _inline(runtime: Any, workers: int | None, status: dict[str, Any] | None, ta
 
 
 def _on_ray(
-    runtime: Any, workers: int | None, address: str | None, status: dict[str, Any] | None, take_over: bool
+    runtime: Any,
+    workers: int | None,
+    address: str | None,
+    status: dict[str, Any] | None,
+    take_over: bool,
+    listen: Callable[[], None],
 ) -> tuple[Any, Any, Any]:
     from headrace.ingest.ray_service import RayService
 
     service = RayService(runtime.to_json(), workers=workers, address=address, status=status)
-    url = service.start(take_over=take_over)
+    url = service.start(take_over=take_over, joined=listen)
     return url, service.wait, service.status
 
 
@@ -143,6 +149,9 @@ class _Stop:
 
     def __init__(self) -> None:
         self.asked = False
+
+    def listen(self) -> None:
+        """From now on; again after Ray's start, which takes SIGTERM for itself."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._note)
 
