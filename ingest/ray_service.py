@@ -30,6 +30,7 @@ _NAMESPACE = "headrace"
 _LOOK_S = 0.5
 _TRY_S = 0.1  #: between two tries of a worker to reach the coordinator
 _NAME_TRIES = 40
+_HEAD = "node:__internal_head__"  #: a resource that only the head node has
 _PATIENCE_S = 180.0  #: how long a worker tries to reach a coordinator that Ray may be restarting
 _DRAIN_S = 60.0
 _logger = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class RayService:
         lasting: dict[str, Any] = {"lifetime": "detached", "namespace": _NAMESPACE, "max_restarts": -1}
         self._coordinator = (
             ray.remote(_ServiceActor)
-            .options(name=self._name, num_cpus=0, max_concurrency=64, **lasting)
+            .options(name=self._name, num_cpus=0, max_concurrency=64, resources=_head(ray), **lasting)
             .remote(self._runtime, self._page, take_over)
         )
         self._make_workers(ray, lasting)
@@ -250,6 +251,14 @@ class RayService:
             return ray.get_actor(self._name, _NAMESPACE)
         except ValueError:
             return None
+
+
+def _head(ray: Any) -> dict[str, float]:
+    """What places an actor on the head node, without which Ray is nothing: so that no other one stops all commits.
+
+    Ray takes some 18 s to find out that a node is gone, and only then it starts anew what ran there.
+    """
+    return {_HEAD: 0.001} if _HEAD in ray.cluster_resources() else {}
 
 
 def _state_of(ray: Any, coordinator: Any) -> str:

@@ -124,10 +124,10 @@ class World:
                 self._durable[move["source"], move["split"]] = move["place"].get("position")
         return self._durable.get((source, split_digest(split_id))) or 0
 
-    def parse(self, data: bytes, name: str) -> Any:
+    def parse(self, data: bytes, name: str, *, canonical: bool = True) -> Any:
         """An entry of paper is the one that was sealed; what nobody sealed is for the real parser to refuse."""
         found = self._parsed.get(data)
-        return entry_module.parse(data, name) if found is None else found
+        return entry_module.parse(data, name, canonical=canonical) if found is None else found
 
     def seal(self, entry: Entry) -> tuple[bytes, str]:
         """`paper.seal`, remembered for `parse`."""
