@@ -107,6 +107,7 @@ def test_cut_and_half_answered_connections_lose_and_double_nothing(server: Rabbi
         assert proxy.accepted >= 6
 
 
+@pytest.mark.chaos
 def test_a_half_open_connection_is_noticed_by_heartbeats(server: RabbitServer, admin: Admin) -> None:
     admin.stream("s")
     admin.publish("s", [b"1"])
@@ -123,6 +124,7 @@ def test_a_half_open_connection_is_noticed_by_heartbeats(server: RabbitServer, a
         assert data(until_idle(connector)) == [b"1"]
 
 
+@pytest.mark.chaos
 def test_a_consumer_that_slept_too_long_goes_on_by_itself(server: RabbitServer, admin: Admin) -> None:
     admin.stream("s")
     wanted = [b"%d" % n for n in range(600)]
@@ -140,6 +142,7 @@ def test_a_consumer_that_slept_too_long_goes_on_by_itself(server: RabbitServer, 
     assert out == wanted
 
 
+@pytest.mark.chaos
 def test_closing_wakes_readers_and_leaves_neither_threads_nor_files(server: RabbitServer, admin: Admin) -> None:
     admin.stream("s")
     threads_before, files_before = threading.active_count(), open_files()
@@ -187,6 +190,7 @@ def test_many_partitions_are_read_at_once_by_one_connector(server: RabbitServer,
     assert found == {f"many-{p}": [b"%d" % n for n in range(p, 400, 8)] for p in range(8)}
 
 
+@pytest.mark.chaos
 def test_deleting_the_stream_while_it_is_read_parks_it(server: RabbitServer, admin: Admin) -> None:
     admin.stream("s")
     admin.publish("s", [b"1"])

@@ -16,6 +16,7 @@ from headrace.schemas.errors import ShardError
 from headrace.shards.loader import blocks
 from headrace.shards.loader.dataset import ShardDataset
 from headrace.shards.loader.sources import Source
+from headrace.shards.log import CommitLog
 from headrace.shards.store import Store, open_store
 
 from .worlds import World, compacted, rows_of, stream_settings, through_json, whole, world
@@ -100,8 +101,7 @@ def test_worker_processes_read_an_object_store_too(uploaded: Source, library: di
 def test_damage_in_an_object_store_is_named(uploaded: Source) -> None:
     store = open_store(uploaded.dataset, uploaded.options)
     data = ShardDataset(uploaded, **ORDER)
-    state = data.pinned[0]._at(data.pinned[0].version)
-    shard = state.live_shards("tide")[0]
+    shard = CommitLog(store).replay(data.pinned[0].version).live_shards("tide")[0]
     good = store.get(shard.path)
     at = shard.blocks[1].offset + 77
     store.delete(shard.path)

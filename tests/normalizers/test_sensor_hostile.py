@@ -34,7 +34,8 @@ CHILD = textwrap.dedent(
         print(json.dumps({
             "name": name, "records": len(out.records), "bad": [b.reason for b in out.bad],
             "error": out.error and [out.error.reason, out.error.message], "seconds": time.process_time() - start,
-            "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+            # Not ru_maxrss, which a new process inherits from the one that started it.
+            "rss": int(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) >> 10,
         }), flush=True)
     """
 )
