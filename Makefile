@@ -61,7 +61,7 @@ types: $(VENV)/.test-installed
 # Two processes: more gain nothing on two cores, and each one that meets Ray starts a Ray of its own.
 pytest: $(VENV)/.test-installed tools
 	@echo "== pytest"
-	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not chaos" --ignore=tests/exports $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not chaos" --ignore=tests/exports $(PYTEST_ARGS)
 
 tools:
 	@bash scripts/test-tools.sh

@@ -30,3 +30,13 @@ def manifest(corpus: Path) -> list[dict[str, str]]:
     """The rows of the corpus's MANIFEST.csv."""
     with open(corpus / "MANIFEST.csv", newline="", encoding="utf-8") as f:
         return list(csv.DictReader(f))
+
+
+#: Files that take minutes begin first, or the last of them would run while the other processes have nothing to do.
+LONGEST = ("test_histories_first", "test_same_bytes", "test_corpus", "test_replay", "test_serve", "test_kill_sweep")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the Makefile tells xdist to keep this order."""
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))

@@ -127,14 +127,19 @@ class Assembler:
 
     def _copied(self, window: Window, laid: _Laid) -> npt.NDArray[Any]:
         """The bodies, each at its place; what no body covers is 0."""
-        block = window.block[laid.document].tolist()
-        kind, views = window.views(block)
+        block = window.block[laid.document]
+        kind, views = window.views(block.tolist())
         step = kind.itemsize
         low, high = (laid.starts + laid.low) * step, (laid.starts + laid.high) * step
-        ranges = zip(block, low.tolist(), high.tolist())
         if laid.full:
+            alone = np.ones(len(block), np.bool_)  # in order, neighbours lie end to end: one copy for all of them
+            alone[1:] = (block[1:] != block[:-1]) | (low[1:] != high[:-1])
+            first = np.flatnonzero(alone)
+            stops = high[np.append(first[1:], len(block)) - 1]
+            ranges = zip(block[first].tolist(), low[first].tolist(), stops.tolist())
             parts: list[Any] = [views[i][a:b] for i, a, b in ranges]
         else:
+            ranges = zip(block.tolist(), low.tolist(), high.tolist())
             ends = np.concatenate([np.zeros(1, np.int64), laid.body_at + laid.high - laid.low])
             gaps = (np.append(laid.body_at, laid.edges[-1]) - ends) * step
             nothing = bytes(int(gaps.max()))

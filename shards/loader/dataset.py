@@ -151,6 +151,7 @@ class ShardDataset:
         self._base = 0  # where batches are counted from
         self._ended = False
         self._eras: dict[tuple[int, int], Era] = {}
+        self._held: tuple[dict[str, Any] | None, int, dict[str, Any]] | None = None
 
     # ---- reading ----
 
@@ -164,7 +165,7 @@ class ShardDataset:
         if self.follow and workers > 1:
             self._check_run()
         if self._ended:
-            self._at, self._g, self._base, self._ended, self._eras = None, 0, 0, False, {}
+            self._at, self._g, self._base, self._ended, self._eras, self._held = None, 0, 0, False, {}, None
         if workers == 1:
             self._base = self._g
         share = Share(self.rank, self.world_size, self.batch_size, self._base, worker, workers)
@@ -192,6 +193,7 @@ class ShardDataset:
         for pinned, (version, digest) in zip(self.pinned, state["versions"]):
             pinned.repin(int(version), str(digest))
         self._eras = {(int(c), int(lap)): Era(int(a), int(b)) for c, lap, a, b in state["eras"]}
+        self._held = None
         self._at, self._g, self._ended = state["at"], int(state["g"]), False
         # A worker process goes on in the turn it had; anybody else begins to count batches here.
         self._base = int(state["base"]) if worker_of()[1] > 1 else self._g
@@ -286,6 +288,13 @@ class ShardDataset:
         return blocks
 
     def _state(self, at: dict[str, Any] | None, g: int, base: int) -> dict[str, Any]:
+        held = self._held
+        if held is None or held[0] is not at or held[1] != len(self._eras):  # an anchor lasts for many batches
+            held = self._held = at, len(self._eras), self._lasting(at)
+        return {**held[2], "g": g, "base": base}
+
+    def _lasting(self, at: dict[str, Any] | None) -> dict[str, Any]:
+        """What states of one anchor have in common."""
         laps = [0] * len(self.pinned) if at is None else [int(spot[0]) for spot in at["spots"]]
         eras = [[c, lap, era.since, era.upto] for (c, lap), era in sorted(self._eras.items()) if lap >= laps[c] - 1]
         return {
@@ -294,8 +303,6 @@ class ShardDataset:
             "versions": [[p.version, p.digest[:16]] for p in self.pinned],
             "eras": eras,
             "at": at,
-            "g": g,
-            "base": base,
         }
 
 

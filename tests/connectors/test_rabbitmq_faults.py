@@ -244,6 +244,7 @@ def guarded() -> Iterator[RabbitServer]:
         yield running
 
 
+@pytest.mark.chaos
 def test_passwords_are_checked_and_never_shown(guarded: RabbitServer) -> None:
     right = {"user": "me", "password": "sesame-open", "ca_file": guarded.ca}
     with closing(source(guarded, **right)) as connector:
@@ -264,6 +265,7 @@ def test_passwords_are_checked_and_never_shown(guarded: RabbitServer) -> None:
         assert "sesame" not in told
 
 
+@pytest.mark.chaos
 def test_tls_is_verified(guarded: RabbitServer) -> None:
     login = {"user": "me", "password": "sesame-open"}
     with closing(source(guarded, **login)) as connector, pytest.raises(SourceError, match=r"(?i)certificate"):
