@@ -33,7 +33,10 @@ def manifest(corpus: Path) -> list[dict[str, str]]:
 
 
 #: Files that take minutes begin first, or the last of them would run while the other processes have nothing to do.
-LONGEST = ("test_histories_first", "test_same_bytes", "test_corpus", "test_replay", "test_serve", "test_kill_sweep")
+LONGEST = (
+    "test_histories_first", "test_histories_second", "test_same_bytes", "test_corpus", "test_replay", "test_serve",
+    "test_kill_sweep",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

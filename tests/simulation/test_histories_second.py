@@ -1,7 +1,4 @@
-"""The second 10,000 simulated histories: see test_histories_first.py for what is real in them.
-
-A fifth of them runs in `make test`, the others in `make chaos`: all of them take minutes.
-"""
+"""The second 10,000 simulated histories: see test_histories_first.py for what is real in them."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ SEEDS = range(10_000, 20_000)
 PARTS = 5
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.chaos) for n in range(1, PARTS))])
+@pytest.mark.parametrize("part", range(PARTS))
 def test_no_other_history_loses_or_doubles_anything(part: int) -> None:
     quiet()
     size = len(SEEDS) // PARTS

@@ -3,69 +3,30 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from headrace.commands.progress import Bars
 
 if TYPE_CHECKING:
     from headrace.shards.exports.export import ExportResult
 
 
-class ExportDisplay:
+class ExportDisplay(Bars):
     """Draws what `export` says to its watcher. Without a terminal it prints a line when a stream begins."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._live = sys.stderr.isatty() and not quiet
-        self._bars: Any = None
-        self._ids: dict[str, Any] = {}
-
-    def __enter__(self) -> Self:
-        if self._live:
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                DownloadColumn,
-                Progress,
-                SpinnerColumn,
-                TextColumn,
-                TimeRemainingColumn,
-                TransferSpeedColumn,
-            )
-
-            self._bars = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description:<14}"),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+    columns = ("BarColumn", "DownloadColumn", "TransferSpeedColumn", "TimeRemainingColumn")
 
     def update(self, progress: dict[str, Any]) -> None:
         """Show the newest progress."""
         name = progress["stream"]
-        if self._bars is None:
-            if not self._quiet and name not in self._ids:
-                sys.stderr.write(f"headrace: exporting {name}\n")
+        if self._bars is not None:
+            self._show(name, progress["of_bytes"], progress["bytes"], f"{progress['samples']:,} samples")
+        elif name not in self._ids:
             self._ids[name] = None
-            return
-        note = f"{progress['samples']:,} samples"
-        if name not in self._ids:
-            self._ids[name] = self._bars.add_task(name, total=progress["of_bytes"], note=note)
-        self._bars.update(self._ids[name], completed=progress["bytes"], note=note)
+            if not self._quiet:
+                sys.stderr.write(f"headrace: exporting {name}\n")
 
 
 def print_export(result: ExportResult, newest: int) -> None:

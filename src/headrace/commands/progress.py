@@ -1,43 +1,33 @@
-"""The progress display of a build: a line per source while it runs, nothing where nobody looks."""
+"""Progress displays: a line per source or stream while something runs, nothing where nobody looks."""
 
 from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 
-class BuildDisplay:
-    """Draws what `Coordinator.progress` says. Without a terminal it prints a line when the phase changes."""
+class Bars:
+    """Bars on a terminal, of columns named as in `rich.progress`; elsewhere `bars` is None."""
+
+    columns: ClassVar[tuple[str, ...]]
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._phase = ""
         self._live = sys.stderr.isatty() and not quiet
         self._bars: Any = None
         self._ids: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         if self._live:
+            from rich import progress
             from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                SpinnerColumn,
-                TextColumn,
-                TimeElapsedColumn,
-            )
 
-            self._bars = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description:<14}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                console=Console(stderr=True),
-                transient=True,
+            made = [getattr(progress, name)() for name in self.columns]
+            name, note = progress.TextColumn("{task.description:<14}"), progress.TextColumn("{task.fields[note]}")
+            console = Console(stderr=True)
+            self._bars = progress.Progress(
+                progress.SpinnerColumn(), name, *made, note, console=console, transient=True
             )
             self._bars.start()
         return self
@@ -47,6 +37,21 @@ class BuildDisplay:
     ) -> None:
         if self._bars is not None:
             self._bars.stop()
+
+    def _show(self, name: str, total: int, done: int, note: str) -> None:
+        if name not in self._ids:
+            self._ids[name] = self._bars.add_task(name, total=total, note=note)
+        self._bars.update(self._ids[name], total=total, completed=done, note=note)
+
+
+class BuildDisplay(Bars):
+    """Draws what `Coordinator.progress` says. Without a terminal it prints a line when the phase changes."""
+
+    columns = ("BarColumn", "MofNCompleteColumn", "TimeElapsedColumn")
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet)
+        self._phase = ""
 
     def update(self, progress: dict[str, Any]) -> None:
         """Show the newest progress."""
@@ -64,6 +69,4 @@ class BuildDisplay:
         note = "reading to fit" if fitting else f"{row['samples']:,} samples, {row['tokens']:,} tokens"
         if row["quarantined"] and not fitting:
             note += f", {row['quarantined']:,} quarantined"
-        if name not in self._ids:
-            self._ids[name] = self._bars.add_task(name, total=total, note=note)
-        self._bars.update(self._ids[name], total=total, completed=done, note=note)
+        self._show(name, total, done, note)
