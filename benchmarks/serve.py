@@ -184,20 +184,23 @@ def nats_case(stack: ExitStack, count: int) -> tuple[str, Bare, None, None]:
     return stream(f'{{type: nats, urls: "{server.url}", stream: S}}', SENSOR), read, None, None
 
 
+KAFKA_SPLITS = 24  #: the mock cluster holds 5 MB of each, and drops what is older
+
+
 def kafka_case(stack: ExitStack, count: int) -> tuple[str, Bare, None, None]:
     import confluent_kafka
 
     server = stack.enter_context(KafkaMock())
-    server.create("s", 3)
+    server.create("s", KAFKA_SPLITS)
     producer = confluent_kafka.Producer({"bootstrap.servers": server.url})
     for n in range(count):
-        producer.produce("s", text_message(n), partition=n % 3)
+        producer.produce("s", text_message(n), partition=n % KAFKA_SPLITS)
         producer.poll(0)
     producer.flush(30)
 
     def read(count: int, keep: Keep) -> None:
         consumer = confluent_kafka.Consumer({"bootstrap.servers": server.url, "group.id": "bare", "enable.auto.commit": False})
-        consumer.assign([confluent_kafka.TopicPartition("s", n, 0) for n in range(3)])
+        consumer.assign([confluent_kafka.TopicPartition("s", n, 0) for n in range(KAFKA_SPLITS)])
         while count > 0:
             messages = [m.value() for m in consumer.consume(256, 0.5)]
             keep(messages) if messages else None
@@ -312,7 +315,7 @@ def http_case(stack: ExitStack, count: int) -> tuple[str, Bare, Callable[[], Non
 
 def rates(count: int, only: str) -> list[dict[str, Any]]:
     """A row for each kind of stream, and for text and sensors with many splits."""
-    few = max(count // 8, 1)  #: where the sender or its answers set the pace
+    few = max(count // 3, 1)  #: where the sender or its answers set the pace
     cases: list[tuple[str, Callable[[ExitStack], Any], Callable[[], Keep], Callable[[int], bytes], int]] = [
         ("Redis text, 1 split", lambda s: redis_case(s, count, 1), keep_text, text_message, count),
         ("Redis text, 10 splits", lambda s: redis_case(s, count, 10), keep_text, text_message, count),
@@ -320,7 +323,7 @@ def rates(count: int, only: str) -> list[dict[str, Any]]:
         ("NATS sensors, 1 split", lambda s: nats_case(s, count), keep_sensor, sensor_message, count),
         ("Redis sensors, 10 splits", lambda s: redis_case(s, count, 10, SENSOR), keep_sensor, sensor_message, count),
         ("Redis sensors, 100 splits", lambda s: redis_case(s, count, 100, SENSOR), keep_sensor, sensor_message, count),
-        ("Kafka text, 3 splits", lambda s: kafka_case(s, count), keep_text, text_message, count),
+        ("Kafka text, 24 splits", lambda s: kafka_case(s, count), keep_text, text_message, count),
         ("MQTT text, spooled", lambda s: mqtt_case(s, few), keep_text, text_message, few),
         ("HTTP push, spooled", lambda s: http_case(s, few), keep_text, text_message, few),
     ]

@@ -12,6 +12,7 @@ pinned versions and of the settings below, never of ranks, workers, batch size o
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from headrace.shards.loader.assemble import OUTPUTS, Assembler
 from headrace.shards.loader.blocks import Blocks
 from headrace.shards.loader.cache import NodeCache
 from headrace.shards.loader.component import Component, Plan, Spot
-from headrace.shards.loader.layout import Share, parent_watch, rank_and_world, worker_of
+from headrace.shards.loader.layout import Share, rank_and_world, watch, worker_of
 from headrace.shards.loader.order import Order
 from headrace.shards.loader.packing import Packing
 from headrace.shards.loader.pinned import Era, PinnedSource
@@ -245,6 +246,7 @@ class ShardDataset:
         folder, limit = self._cache_at
         cache = NodeCache(folder, limit) if folder is not None else None
         components = []
+        closed = threading.Event()
         for i, (pinned, source) in enumerate(zip(self.pinned, self._given)):
             assembler = Assembler(
                 pinned.borders(self.vocabulary, self._own) if pinned.tokens else [],
@@ -257,15 +259,15 @@ class ShardDataset:
                 i, self.seed, self._shuffle, self._window_bytes, self.packing, self.length, source.fold, self._tolerant
             )
             spot = Spot() if self._at is None else Spot.from_json(self._at["spots"][i])
-            components.append(Component(plan, assembler, self._blocks_of(i, cache), spot, _warn))
+            components.append(Component(plan, assembler, self._blocks_of(i, cache, closed), spot, _warn))
         order = Order(components, self._schedules, self._at)
         length = None if self.packing == "ragged" else self.length
-        return Reading(order, components, share, self._g, length, self.columns, self.outputs, self._state)
+        return Reading(order, components, share, self._g, length, self.columns, self.outputs, self._lasting, closed)
 
-    def _blocks_of(self, number: int, cache: NodeCache | None) -> Any:
+    def _blocks_of(self, number: int, cache: NodeCache | None, closed: threading.Event) -> Any:
         pinned = self.pinned[number]
         held: dict[str, Blocks] = {}
-        alive = parent_watch()
+        wanted = watch(closed)
 
         def blocks(lap: int) -> Blocks | None:
             if not self.follow:
@@ -279,7 +281,7 @@ class ShardDataset:
             era = self._eras.get((number, lap))
             if era is None:
                 before = self._eras.get((number, lap - 1))
-                found = Era(0, pinned.version) if before is None else pinned.following(before, lap, alive)
+                found = Era(0, pinned.version) if before is None else pinned.following(before, lap, wanted)
                 if found is None:
                     return None
                 era = self._eras[number, lap] = found
@@ -288,15 +290,19 @@ class ShardDataset:
         return blocks
 
     def _state(self, at: dict[str, Any] | None, g: int, base: int) -> dict[str, Any]:
-        held = self._held
-        if held is None or held[0] is not at or held[1] != len(self._eras):  # an anchor lasts for many batches
-            held = self._held = at, len(self._eras), self._lasting(at)
-        return {**held[2], "g": g, "base": base}
+        return {**self._lasting(at), "g": g, "base": base}
 
     def _lasting(self, at: dict[str, Any] | None) -> dict[str, Any]:
-        """What states of one anchor have in common."""
+        """What states of one anchor have in common: an anchor lasts for many batches."""
+        held = self._held
+        if held is None or held[0] is not at or held[1] != len(self._eras):
+            held = self._held = at, len(self._eras), self._described(at)
+        return held[2]
+
+    def _described(self, at: dict[str, Any] | None) -> dict[str, Any]:
         laps = [0] * len(self.pinned) if at is None else [int(spot[0]) for spot in at["spots"]]
-        eras = [[c, lap, era.since, era.upto] for (c, lap), era in sorted(self._eras.items()) if lap >= laps[c] - 1]
+        known = sorted(self._eras.copy().items())  # the thread that reads ahead may find another meanwhile
+        eras = [[c, lap, era.since, era.upto] for (c, lap), era in known if lap >= laps[c] - 1]
         return {
             "format": FORMAT,
             "settings": self.settings,

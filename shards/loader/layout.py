@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,10 +74,11 @@ def worker_of() -> tuple[int, int]:
     return (0, 1) if info is None else (int(info.id), int(info.num_workers))
 
 
-def parent_watch() -> Callable[[], None]:
-    """A function that raises StorageError, in a worker process, once the process that started it is gone.
+def watch(closed: threading.Event) -> Callable[[], None]:
+    """A function for whoever waits for samples in a thread: it raises StorageError once nobody wants them any more.
 
-    Nobody else ends a worker that waits for samples when its trainer was killed.
+    That is when the reading was `closed`, when the interpreter ends, and in a worker process when the trainer that
+    started it was killed: nobody else ends such a worker.
     """
     torch = sys.modules.get("torch")
     worker = torch is not None and torch.utils.data.get_worker_info() is not None
@@ -85,6 +87,9 @@ def parent_watch() -> Callable[[], None]:
     def look() -> None:
         if parent and os.getppid() != parent:
             raise StorageError("the process that read these samples is gone")
+        # At the end of the interpreter threads are joined after the main thread was marked as ended.
+        if closed.is_set() or not threading.main_thread().is_alive():
+            raise StorageError("the reading was closed")
 
     return look
 

@@ -55,13 +55,16 @@ class Cut:
         self._ends = np.cumsum(lengths)
         self._total = int(self._ends[-1]) if len(lengths) else 0
         self.packs = -(-self._total // length)
+        borders = np.minimum(np.arange(self.packs + 1, dtype=np.int64) * length, self._total)
+        # For all packs at once: a search of ascending numbers goes along the ends, others jump about in them.
+        self._first = np.searchsorted(self._ends, borders[:-1], side="right")
+        self._last = np.searchsorted(self._ends, borders[1:], side="left")
 
     def pieces(self, packs: Longs) -> Pieces:
         low = packs * self._length
         high = np.minimum(low + self._length, self._total)
-        first = np.searchsorted(self._ends, low, side="right")
-        last = np.searchsorted(self._ends, high, side="left")
-        pack, document = _expand(first, last - first + 1)
+        first = self._first[packs]
+        pack, document = _expand(first, self._last[packs] - first + 1)
         ends = self._ends[document]
         starts = np.where(document > 0, self._ends[document - 1], 0)
         begin, end = np.maximum(starts, low[pack]), np.minimum(ends, high[pack])

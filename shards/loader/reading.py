@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from headrace.shards.loader.ahead import Ahead
 from headrace.shards.loader.batches import SEGMENT, Queue, Slab, interleaved
 from headrace.shards.loader.component import Component
 from headrace.shards.loader.layout import Share
@@ -15,17 +17,16 @@ from headrace.shards.loader.order import Order, Run
 from headrace.shards.loader.table import Longs
 from headrace.shards.loader.window import Window
 
-#: Tokens that are assembled at once: enough to make per-row costs small, little enough that the allocator gives memory
-#: it has; four times as many cost three times as much a token, in page faults.
-_SLAB_TOKENS = 1 << 17
+#: Tokens that are assembled at once: enough to make what a slab costs small beside its tokens.
+_SLAB_TOKENS = 1 << 18
 _RAGGED_ROWS = 64
 _SCANNED = 1 << 16  # sequences of the whole job that are looked through at once
 
-StateOf = Callable[[dict[str, Any] | None, int, int], dict[str, Any]]
+StateOf = Callable[[dict[str, Any] | None], dict[str, Any]]  #: what states of an anchor have in common
 
 
 class Reading:
-    """Batches from sequence `start` on. `length` None: rows of any length."""
+    """Batches from sequence `start` on. `length` None: rows of any length. `close` sets `closed`."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Reading:
         columns: Sequence[str],
         outputs: Collection[str],
         state_of: StateOf,
+        closed: threading.Event,
     ) -> None:
         self._order, self._components, self._share, self._start = order, list(components), share, start
         self._length, self._columns, self._state_of = length, list(columns), state_of
@@ -46,34 +48,74 @@ class Reading:
         # The first batch of this worker that is not before `start`.
         first = -(-(start - share.base) // share.step)
         self._next = first + (share.worker - first) % share.workers
+        self._ahead = Ahead(self._slabs(), closed)
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """This share's batches. Raises: ShardError, StorageError, ConfigError."""
         anchor: dict[str, Any] | None = None
-        tokens = self._length or 1
-        rows = max(_SLAB_TOKENS // tokens, self._share.batch) if self._length is not None else _RAGGED_ROWS
-        rows -= rows % self._share.batch
-        scanned = max(min(rows * self._share.world * self._share.workers, _SCANNED), self._share.step)
-        scanned -= scanned % self._share.step  # whole batches, so that they are views
-        for run in self._order.runs():
-            anchor = run.anchor
-            at = max(run.start, self._start)
-            while at < run.stop:
-                stop = min(at + scanned - (at - self._share.base) % scanned, run.stop)
-                sequences = np.arange(at, stop, dtype=np.int64)
-                own = sequences[self._share.own(sequences)]
-                if len(own):
-                    self._queue.put(self._slab(run, own))
-                yield from self._full(anchor)
-                at = stop
+        for slab, anchor in self._ahead:
+            yield from self._whole(slab, anchor) if self._length is not None else self._ragged(slab, anchor)
         behind = self._order.g - self._share.base
         if behind % self._share.step or self._queue.rows:
             yield from self._last(anchor, -(-behind // self._share.step))
 
     def close(self) -> None:
         """End the threads and forget the windows."""
+        self._ahead.close()
         for component in self._components:
             component.close()
+
+    def _slabs(self) -> Iterator[tuple[Slab, dict[str, Any]]]:
+        """Own rows, many at once, each with an anchor from which they can be reached."""
+        tokens = self._length or 1
+        rows = max(_SLAB_TOKENS // tokens, self._share.batch) if self._length is not None else _RAGGED_ROWS
+        rows -= rows % self._share.batch
+        scanned = max(min(rows * self._share.world * self._share.workers, _SCANNED), self._share.step)
+        scanned -= scanned % self._share.step  # whole batches, so that they are views
+        for run in self._order.runs():
+            at = max(run.start, self._start)
+            while at < run.stop:
+                stop = min(at + scanned - (at - self._share.base) % scanned, run.stop)
+                sequences = np.arange(at, stop, dtype=np.int64)
+                own = sequences[self._share.own(sequences)]
+                if len(own):
+                    yield self._slab(run, own), run.anchor
+                at = stop
+
+    def _whole(self, slab: Slab, anchor: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+        """Batches of rows of one length. Those that lie within the slab are views of it."""
+        size = self._share.batch
+        begin = min(-self._queue.rows % size, len(slab))
+        if begin:
+            self._queue.put(slab.rows(0, begin))
+            yield from self._full(anchor)
+        end = len(slab) - (len(slab) - begin) % size
+        if begin < end:
+            yield from self._views(slab, begin, end, anchor)
+        if end < len(slab):
+            self._queue.put(slab.rows(end, len(slab)))
+
+    def _views(self, slab: Slab, begin: int, end: int, anchor: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+        size, edges = self._share.batch, slab.edges
+        shaped = [(name, array.reshape(len(slab), -1)) for name, array in slab.arrays.items()]
+        lasting = self._state_of(anchor)
+        segments = "samples" in self._outputs
+        lengths = "cu_seqlens" in self._outputs and self._tokens
+        firsts = slab.first[begin : end + 1 : size]
+        sizes = np.diff(slab.starts[: firsts[-1] + 1]) if lengths else slab.starts[:0]
+        longest = np.maximum.reduceat(sizes, firsts[:-1]).tolist() if lengths else []
+        for i, row in enumerate(range(begin, end, size)):
+            batch: dict[str, Any] = {name: array[row : row + size] for name, array in shaped}
+            if lengths:
+                batch["cu_seqlens"] = slab.starts[firsts[i] : firsts[i + 1] + 1] - np.int32(edges[row])
+                batch["max_seqlen"] = longest[i]
+            if segments:
+                batch["samples"] = slab.segments[firsts[i] : firsts[i + 1]]
+            yield self._placed(batch, lasting)
+
+    def _ragged(self, slab: Slab, anchor: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+        self._queue.put(slab)
+        yield from self._full(anchor)
 
     def _full(self, anchor: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         while self._queue.rows >= self._share.batch:
@@ -86,11 +128,9 @@ class Reading:
             yield from self._full(anchor)
 
     def _batch(self, slab: Slab, anchor: dict[str, Any] | None) -> dict[str, Any]:
-        share = self._share
-        number, self._next = self._next, self._next + share.workers
         batch: dict[str, Any] = slab.arrays
         if self._length is not None:
-            batch = {name: array.reshape(share.batch, self._length) for name, array in batch.items()}
+            batch = {name: array.reshape(self._share.batch, self._length) for name, array in batch.items()}
         if "cu_seqlens" in self._outputs and self._tokens:
             edges = batch["cu_seqlens"] = slab.starts - np.int32(slab.edges[0])
             batch["max_seqlen"] = int((edges[1:] - edges[:-1]).max(initial=0))
@@ -98,8 +138,14 @@ class Reading:
             batch["samples"] = slab.segments
         if slab.records is not None:
             batch["records"] = slab.records
+        return self._placed(batch, self._state_of(anchor))
+
+    def _placed(self, batch: dict[str, Any], lasting: dict[str, Any]) -> dict[str, Any]:
+        """The batch with its number and the state after it."""
+        share = self._share
+        number, self._next = self._next, self._next + share.workers
         batch["g"] = share.base + number * share.step + share.rank * share.batch
-        batch["state"] = self._state_of(anchor, share.after(number), share.base)
+        batch["state"] = {**lasting, "g": share.after(number), "base": share.base}
         return batch
 
     # ---- rows ----
@@ -119,7 +165,7 @@ class Reading:
         if not self._tokens:
             return self._samples(number, component, pieces.document)
         made = component.assembler.rows(window, pieces, len(packs), self._length)
-        segments = np.zeros(len(made.document), SEGMENT)
+        segments = np.zeros(len(made.document) if "samples" in self._outputs else 0, SEGMENT)
         if "samples" in self._outputs:
             segments["source"], segments["offset"] = number, made.offset
             _address(segments, window, made.document)

@@ -77,7 +77,7 @@ class Window:
         self.bad: list[tuple[int, str]] = []
         self._skip, self._tolerant = set(skip), tolerant
         self._bodies: dict[int, Bodies] = {}
-        self._views: dict[int, memoryview] = {}
+        self._held: dict[int, npt.NDArray[Any]] = {}
         self.kind = blocks.kind
         table = blocks.table
         hidden = {i: table.shown(n, table.seqs(n)) for i, n in enumerate(numbers.tolist()) if n not in self._skip}
@@ -114,12 +114,12 @@ class Window:
             found = self._bodies[block] = self.blocks.bodies(int(self.numbers[block]))
         return found
 
-    def views(self, blocks: list[int]) -> tuple[np.dtype[Any], dict[int, memoryview]]:
-        """The bodies of (at least) these blocks as bytes, all of one dtype: uint32 where any stream has that."""
-        views = self._views
-        for i in set(blocks) - views.keys() if len(views) < len(self.numbers) else ():
-            views[i] = self.bodies(i).values.astype(self.kind, copy=False).view(np.uint8).data
-        return self.kind, views
+    def held(self, blocks: list[int]) -> list[npt.NDArray[Any]]:
+        """The bodies of each of these blocks, all of one dtype: uint32 where any stream has that."""
+        for i in blocks:
+            if i not in self._held:
+                self._held[i] = self.bodies(i).values.astype(self.kind, copy=False)
+        return [self._held[i] for i in blocks]
 
     def measure(self, documents: Longs) -> tuple[Longs, Longs]:
         """(starts, lengths) of these documents' bodies in their blocks; reads the blocks if need be."""
