@@ -15,6 +15,11 @@ def shard_name(stream: str, lane: int, epoch: int, number: int = 0) -> str:
     return f"{lane_folder(stream, lane)}/e{epoch}-{number:06d}-{secrets.token_hex(8)}.arrow"
 
 
+def stream_folder(stream: str) -> str:
+    """`data/<stream>/`: what all its shards' names begin with."""
+    return f"data/{check_stream_name(stream)}/"
+
+
 def quarantine_name(stream: str, epoch: int, number: int = 0) -> str:
     """`quarantine/<stream>/e3-000042-<random>.arrow`."""
     return f"quarantine/{check_stream_name(stream)}/e{epoch}-{number:06d}-{secrets.token_hex(8)}.arrow"

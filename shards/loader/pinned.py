@@ -19,7 +19,9 @@ from headrace.shards.loader.blocks import Blocks
 from headrace.shards.loader.cache import NodeCache
 from headrace.shards.loader.manifest import Manifest
 from headrace.shards.loader.sources import Source
+from headrace.shards.loader.table import BlockTable
 from headrace.shards.log import CommitLog
+from headrace.shards.names import stream_folder
 from headrace.shards.origin import origin
 from headrace.shards.state import State
 from headrace.shards.store import Store, open_store
@@ -96,7 +98,19 @@ class PinnedSource:
         since = dict(Manifest(self.store).replay(era.since).next_seq) if era.since else None
         table = self._at(era.upto).table(self.streams, since)
         self._manifest = None  # what it holds is in the table now
+        self._check_there(table)
         return Blocks(self.store, table, mapped=mapped, cache=cache)
+
+    def _check_there(self, table: BlockTable) -> None:
+        """Raises: ShardError naming a shard that is missing: before the first batch, and not at the block where it would
+        be read. A listing costs a request for a thousand shards; what compaction replaced may be gone."""
+        there = {name for stream in self.streams for name in self.store.list(stream_folder(stream))}
+        gone = [shard.path for shard in table.shards if shard.path not in there]
+        if gone:
+            live = {shard.path for shard in CommitLog(self.store).replay().live_shards()}
+            if lost := sorted(path for path in gone if path in live):
+                more = f", nor are {len(lost) - 1:,} others" if len(lost) > 1 else ""
+                raise ShardError(f"{self.source.dataset}: the shard {lost[0]} is not there{more}")
 
     def following(self, era: Era, lap: int, wait: Callable[[], None]) -> Era | None:
         """The next era, agreed by all: once there are newer samples; None if the writer ended and there are none.

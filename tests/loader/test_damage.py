@@ -262,3 +262,16 @@ def test_too_many_bad_blocks_stop_the_run(library: dict[str, World], tmp_path: P
             flip(str(copy / shard.path), (block.offset + 300) * 8)
     with pytest.raises(HeadraceError, match="headrace verify"):
         whole(ShardDataset(str(copy), on_bad="skip"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_missing_shard_is_named_before_the_first_batch(copy: Path, workers: int) -> None:
+    shard = Dataset.open(str(copy)).state.live_shards()[-1]  # the last in order, read last
+    (copy / shard.path).unlink()
+    data: Any = ShardDataset(str(copy), shuffle=False, length=64, batch_size=1, window_bytes=1)
+    if workers:
+        from torch.utils.data import DataLoader
+
+        data = DataLoader(data.torch(), batch_size=None, num_workers=workers)
+    with pytest.raises(ShardError, match=f"{shard.path} is not there"):
+        next(iter(data))
