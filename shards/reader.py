@@ -35,6 +35,7 @@ class CheckedFile:
         """
         self.path = path
         self._store = store
+        self._pages: mmap.mmap | None = None
         self._map: pa.Buffer | None = None
         local = store.local_path(path) if mapped else None
         found = store.size(path)
@@ -43,7 +44,8 @@ class CheckedFile:
         if local is not None:
             try:
                 with open(local, "rb") as f:
-                    self._map = pa.py_buffer(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+                    self._pages = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+                self._map = pa.py_buffer(self._pages)
             except FileNotFoundError as exc:
                 raise Missing(f"cannot map {local}: it does not exist") from exc
             except OSError as exc:
@@ -80,6 +82,13 @@ class CheckedFile:
                 f"{self.path}: {what} at byte {offset} holds {batch.num_rows} rows, the log says {rows}"
             )
         return batch
+
+    def release(self, offset: int, length: int) -> None:
+        """These pages of a mapping need not stay in this process's memory: what looks at them still may, and finds them
+        in the page cache."""
+        if self._pages is not None:
+            start = offset - offset % mmap.PAGESIZE
+            self._pages.madvise(mmap.MADV_DONTNEED, start, offset + length - start)
 
     def bytes(self, offset: int, length: int) -> pa.Buffer:
         """Unchecked: a view of the mapping, or read. Raises: StorageError."""

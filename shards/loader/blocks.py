@@ -99,6 +99,14 @@ class Blocks:
             raise ShardError(f"{path}: a block holds {held_tokens} tokens, the log says {self.table.tokens[block]}")
         return Bodies(values, offsets[:-1], np.diff(offsets))
 
+    def release(self, block: int) -> None:
+        """The process need not hold the pages of a block for now; whatever still looks at it may go on."""
+        number = int(self.table.shard[block])
+        with self._lock:
+            found = self._open.get(number)
+        if found is not None:
+            found[0].release(int(self.table.offset[block]), int(self.table.length[block]))
+
     def close(self) -> None:
         """Forget the open files. Batches given out stay readable."""
         with self._lock:

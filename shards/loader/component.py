@@ -100,6 +100,7 @@ class Component:
         Raises: ShardError, StorageError; whatever `blocks_of` raises.
         """
         if self._window is not None:
+            self._window[0].close()
             self.spot = Spot(self.spot.lap, self.spot.window + 1, 0, self.spot.skipped)
         while not self.done:
             if self._lap is None or self._lap[0] != self.spot.lap:

@@ -56,7 +56,7 @@ class Manifest(CommitLog):
                     files.append(replace(file, stream=number))
         tokens = [self.state.settings[name].tokens for name in streams]
         hidden = {key: spans for key, spans in self.state.deleted.items() if key[0] in streams}
-        return table_of(list(streams), tokens, files, Columns.joined(parts), hidden, since or {}, self.state.v)
+        return table_of(list(streams), tokens, files, parts, hidden, since or {}, self.state.v)
 
     def _clear(self, checkpoint: pa.Table | None) -> None:
         self._old = checkpoint
@@ -88,7 +88,9 @@ class Manifest(CommitLog):
         """The shards of a stream in the checkpoint that are still live; `first` is the index of the first."""
         if self._old is None:
             return [], Columns.of([], first, number)
-        table = self._old.filter(pc.equal(self._old.column("stream"), stream))
+        table = self._old
+        if table.column("stream").unique().to_pylist() != [stream]:
+            table = table.filter(pc.equal(table.column("stream"), stream))
         if self._gone:
             table = table.filter(pc.invert(pc.is_in(table.column("path"), pa.array(sorted(self._gone), pa.string()))))
         files = []
@@ -128,7 +130,7 @@ def _from_lists(table: pa.Table, files: list[ShardFile], stream: int, first: int
 
 def _flat(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
     chunks = [_values(chunk.flatten(), np.int64) for chunk in table.column(name).chunks]
-    return np.concatenate(chunks) if chunks else np.empty(0, np.int64)
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks) if chunks else np.empty(0, np.int64)
 
 
 def _values(array: pa.Array, kind: Any) -> npt.NDArray[Any]:
@@ -149,4 +151,4 @@ def _hashes(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
                 raise BrokenLog("a checkpoint holds a block hash that is not of 16 digits")
             digits = flat.buffers()[2].slice(int(offsets[0]), int(offsets[-1] - offsets[0])).to_pybytes()
             parts.append(np.frombuffer(bytes.fromhex(digits.decode("ascii")), ">u8").astype(np.uint64))
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, np.uint64)

@@ -102,8 +102,10 @@ class PinnedSource:
         return Blocks(self.store, table, mapped=mapped, cache=cache)
 
     def _check_there(self, table: BlockTable) -> None:
-        """Raises: ShardError naming a shard that is missing: before the first batch, and not at the block where it would
-        be read. A listing costs a request for a thousand shards; what compaction replaced may be gone."""
+        """Raises: ShardError naming a shard that is missing, before the first batch and not at its turn.
+
+        A listing costs a request for a thousand shards. What compaction replaced may be gone.
+        """
         there = {name for stream in self.streams for name in self.store.list(stream_folder(stream))}
         gone = [shard.path for shard in table.shards if shard.path not in there]
         if gone:

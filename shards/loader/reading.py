@@ -70,12 +70,14 @@ class Reading:
         tokens = self._length or 1
         rows = max(_SLAB_TOKENS // tokens, self._share.batch) if self._length is not None else _RAGGED_ROWS
         rows -= rows % self._share.batch
-        scanned = max(min(rows * self._share.world * self._share.workers, _SCANNED), self._share.step)
-        scanned -= scanned % self._share.step  # whole batches, so that they are views
+        most = max(min(rows * self._share.world * self._share.workers, _SCANNED), self._share.step)
+        most -= most % self._share.step  # whole batches, so that they are views
+        scanned = self._share.step * self._share.workers  # little for the first batch, twice as much for the next, …
         for run in self._order.runs():
             at = max(run.start, self._start)
             while at < run.stop:
                 stop = min(at + scanned - (at - self._share.base) % scanned, run.stop)
+                scanned = min(2 * scanned, most)
                 sequences = np.arange(at, stop, dtype=np.int64)
                 own = sequences[self._share.own(sequences)]
                 if len(own):

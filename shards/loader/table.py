@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -78,11 +78,6 @@ class Columns:
         """The blocks of one shard, with its indices."""
         return replace(self, shard=np.full(len(self), shard, np.int64), stream=np.full(len(self), stream, np.int64))
 
-    @classmethod
-    def joined(cls, parts: Sequence[Columns]) -> Columns:
-        """One after the other."""
-        return Columns(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Columns)})
-
     def __len__(self) -> int:
         return len(self.offset)
 
@@ -124,40 +119,61 @@ def block_table(state: State, streams: Sequence[str], since: Mapping[tuple[str, 
         shards += [ShardFile.of(info, number) for info in live]
     hidden = {key: spans for key, spans in state.deleted.items() if key[0] in streams}
     tokens = [state.settings[name].tokens for name in streams]
-    return table_of(list(streams), tokens, shards, Columns.joined(parts), hidden, since or {}, state.v)
+    return table_of(list(streams), tokens, shards, parts, hidden, since or {}, state.v)
 
 
 def table_of(
     streams: list[str],
     tokens_as: Sequence[str | None],
     shards: list[ShardFile],
-    columns: Columns,
+    parts: list[Columns],
     hidden: Mapping[tuple[str, int], list[Span]],
     since: Mapping[tuple[str, int], int],
     version: int,
 ) -> BlockTable:
-    """Columns in any order → the table, without the blocks that lie before `since`, by lane."""
+    """Columns in any order → the table, without the blocks that lie before `since`, by lane.
+
+    `parts` is emptied: column by column, so that a large table is in memory once.
+    """
+    held = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Columns)}
+    parts.clear()
+    stream, lane, first_seq, rows = (_one(held, name) for name in ("stream", "lane", "first_seq", "rows"))
     left_out = dict(hidden)
-    keep = np.ones(len(columns), np.bool_)
-    reach = columns.first_seq + columns.rows
-    for number, shard in enumerate(shards):
-        if shard.missing:  # its rows are not numbered one by one: the end of the shard is far enough
-            reach = np.where(columns.shard == number, shard.stop_seq, reach)
-    for (stream, lane), start in since.items():
-        if stream not in streams or not start:
-            continue
-        mine = (columns.stream == streams.index(stream)) & (columns.lane == lane)
-        keep &= ~mine | (reach > start)
-        left_out[stream, lane] = merged([Span(0, start), *left_out.get((stream, lane), [])])
-    order = np.flatnonzero(keep)
-    order = order[np.lexsort((columns.first_seq[order], columns.lane[order], columns.stream[order]))]
-    sorted_already = len(order) == len(columns) and bool((np.diff(order) == 1).all())
-    taken = {f.name: getattr(columns, f.name) for f in fields(Columns)}
+    keep = np.ones(len(stream), np.bool_)
+    if since:
+        reach, shard = first_seq + rows, _one(held, "shard")
+        for number, file in enumerate(shards):
+            if file.missing:  # its rows are not numbered one by one: the end of the shard is far enough
+                reach = np.where(shard == number, file.stop_seq, reach)
+        for (name, number), start in since.items():
+            if name in streams and start:
+                mine = (stream == streams.index(name)) & (lane == number)
+                keep &= ~mine | (reach > start)
+                left_out[name, number] = merged([Span(0, start), *left_out.get((name, number), [])])
+    order = None if keep.all() and _ascending(stream, lane, first_seq) else np.flatnonzero(keep)
+    if order is not None:
+        order = order[np.lexsort((first_seq[order], lane[order], stream[order]))]
+    taken = {}
+    for name in list(held):
+        column = _one(held, name)
+        taken[name] = column if order is None else column[order]
+        del held[name], column
     return BlockTable(
-        **(taken if sorted_already else {name: column[order] for name, column in taken.items()}),
-        streams=streams,
-        tokens_as=tokens_as,
-        shards=shards,
-        hidden=left_out,
-        version=version,
+        **taken, streams=streams, tokens_as=tokens_as, shards=shards, hidden=left_out, version=version
     )
+
+
+def _one(held: dict[str, list[npt.NDArray[Any]]], name: str) -> npt.NDArray[Any]:
+    """The parts of a column as one, in place of them."""
+    if len(held[name]) != 1:
+        held[name] = [np.concatenate(held[name])]
+    return held[name][0]
+
+
+def _ascending(*keys: Longs) -> bool:
+    """Whether rows come in the order of the first key, then the second, …, no two of them equal."""
+    rising = np.zeros(max(len(keys[0]) - 1, 0), np.bool_)
+    for key in reversed(keys):
+        step = key[1:] - key[:-1]
+        rising = (step > 0) | ((step == 0) & rising)
+    return bool(rising.all())

@@ -107,6 +107,11 @@ class Window:
     def __len__(self) -> int:
         return len(self.row)
 
+    def close(self) -> None:
+        """Its memory may go. What was given out stays readable."""
+        for number in self.numbers.tolist():
+            self.blocks.release(number)
+
     def bodies(self, block: int) -> Bodies:
         """The tokens of one of its blocks. Raises: ShardError, StorageError."""
         found = self._bodies.get(block)
@@ -162,6 +167,7 @@ class Window:
             try:
                 if eager:
                     self._bodies[i] = self.blocks.bodies(number)
+                    self.blocks.release(number)  # hashed; its documents are read later, one here and one there
                 if fold is not None:
                     mask = pc.equal(self.blocks.batch(number).column("fold"), fold)
                     folds[i] = np.asarray(mask.cast(pa.uint8()).to_pylist(), np.bool_)
