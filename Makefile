@@ -19,7 +19,7 @@ help:
 	@echo "make demo    build the example harbour with Ray and inline, compare, show pictures (demo-out/)"
 	@echo "make test    ruff, mypy, pytest"
 	@echo "make test-exports   reads every export with its vendor's package (they get .venv-exports)"
-	@echo "make bench   throughput beside bare loops (builds, live streams, spool, log), and fidelity on real data"
+	@echo "make bench   builds beside bare loops and nineteen other tools; live streams, spool, log; fidelity on real data"
 	@echo "make bench-loader   the loader beside Megatron, MDS, litdata, webdataset, datasets and numpy"
 	@echo "make chaos   builds and services that are killed at random moments, and millions of simulated histories"
 	@echo "make docs    write again what is generated from the tree (docs/architecture.md, docs/formats.md)"
@@ -58,10 +58,10 @@ types: $(VENV)/.test-installed
 	@echo "== mypy"
 	@$(BIN)/mypy
 
-# Two processes: more gain nothing on two cores, and each one that meets Ray starts a Ray of its own.
+# Four processes on two cores, since tests wait for servers much of their time; each that meets Ray starts its own.
 pytest: $(VENV)/.test-installed tools
 	@echo "== pytest"
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not chaos" --ignore=tests/exports $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not chaos" --ignore=tests/exports $(PYTEST_ARGS)
 
 tools:
 	@bash scripts/test-tools.sh
@@ -76,6 +76,9 @@ bench-loader: $(VENV)/.test-installed
 	@$(BIN)/python benchmarks/loader.py
 
 bench: $(VENV)/.test-installed
+	@PYTHON="$(PYTHON)" bash scripts/bench-peers.sh .venv-peers || echo "== no peers: they are skipped"
+	@$(BIN)/python benchmarks/compare.py
+	@$(BIN)/python benchmarks/text.py
 	@$(BIN)/python benchmarks/throughput.py
 	@$(BIN)/python benchmarks/fidelity.py
 	@$(BIN)/python benchmarks/serve.py

@@ -55,6 +55,8 @@ END = "end"
 _SUFFIX = re.compile(r"#(?:bytes=(\d+)-(\d+)|part=(\d+)/(\d+))$")
 _REMEMBERED = 1 << 17  #: files whose contents a reading process keeps in mind
 _SMALL_BYTES = 64 << 20  #: of item documents that are kept in mind
+_DIVIDE_BYTES = 256 << 20
+_LINE_PARTS, _LINE_LEAST, _LINE_MOST = 16, 4 << 20, 64 << 20
 
 
 class Files(Connector):
@@ -236,12 +238,16 @@ class Files(Connector):
         return data
 
     def _divided(self, entry: Entry) -> Iterator[Split]:
-        step = self.config.divide_bytes
-        found = UNKNOWN if entry.size <= step else self._look(entry).format
+        lines = self.config.divide_bytes or _line_step(entry.size)
+        step = self.config.divide_bytes or _DIVIDE_BYTES
+        found = UNKNOWN if entry.size <= min(lines, step) else self._look(entry).format
         if found.name == "jsonl" and not self._bounds.whole_lines:
+            step = lines
             for begin in range(0, entry.size, step):
                 end = min(begin + step, entry.size)
                 yield Split(f"{entry.id}#bytes={begin}-{end}", entry.pin, end - begin)
+        elif entry.size <= step:
+            yield Split(entry.id, entry.pin, max(entry.size, 1))
         elif found.modality in ("raster", "video") and found.name not in ("vrt", "wcs-xml", "envi"):
             pieces = -(-entry.size // step)
             for number in range(1, pieces + 1):
@@ -413,3 +419,12 @@ def _open_store(config: FilesConfig, clock: Callable[[], float] | None) -> Store
     if recheck is not None:
         return WatchedFolder(root, config.follow_symlinks, recheck)
     return LocalStore(root, config.follow_symlinks)
+
+
+def _line_step(size: int) -> int:
+    """Bytes of each part of a line file: even parts, so that a few workers end together; from the size alone."""
+    parts = min(_LINE_PARTS, size // _LINE_LEAST)
+    if parts < 2:
+        return max(size, _LINE_LEAST)
+    parts -= parts % 2
+    return min(_LINE_MOST, -(-size // parts))

@@ -31,8 +31,11 @@ class FilesConfig(ConnectorConfig):
     group: Rule = bytes_field(
         "none", description="which files make one item: safe, stac, stem, webdataset (inside tar), none"
     )
-    divide_bytes: int = bytes_field(
-        256 << 20, ge=1 << 10, description="line files, rasters and videos above this many bytes are divided"
+    divide_bytes: int | None = bytes_field(
+        None,
+        ge=1 << 10,
+        description="line files, rasters and videos above this many bytes are divided; default: rasters and videos"
+        " above 256 MiB, line files into up to 16 even parts of 4 to 64 MiB, and beyond that into parts of 64 MiB",
     )
     lines: Literal["batches", "whole"] = bytes_field(
         "batches", description="JSON Lines as batches of lines, or as whole files for readers that look across lines"

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.connectors.byte_source import ByteSource
@@ -120,6 +122,11 @@ def _batch(data: bytes, begin: int, stop: int | None) -> tuple[pa.RecordBatch, i
         return _empty(), begin
     last = int(ends[-1])
     end = begin + min(last + 1, len(data))
+    if end - begin == len(data) and b"\r\n" not in data and not (begin == 0 and data.startswith(_BOM)):
+        offsets = np.empty(len(starts) + 1, dtype=np.int64)  # nothing to leave out but the line ends
+        offsets[:-1] = starts - np.arange(len(starts))
+        offsets[-1] = offsets[-2] + ends[-1] - starts[-1]
+        return _of_lines(offsets, data.replace(b"\n", b""), starts + begin), end
     keep = np.ones(len(data), dtype=np.bool_)
     keep[ends[ends < len(data)]] = False
     keep[end - begin :] = False
@@ -133,11 +140,13 @@ def _batch(data: bytes, begin: int, stop: int | None) -> tuple[pa.RecordBatch, i
         lengths[0] -= 3
     offsets = np.zeros(len(starts) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    line = pa.Array.from_buffers(
-        pa.large_binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(flat[keep]))]
-    )
-    byte = pa.Array.from_buffers(pa.int64(), len(starts), [None, pa.py_buffer(starts + begin)])
-    return pa.RecordBatch.from_arrays([line, byte], schema=SCHEMA), end
+    return _of_lines(offsets, np.ascontiguousarray(flat[keep]), starts + begin), end
+
+
+def _of_lines(offsets: npt.NDArray[np.int64], data: Any, places: npt.NDArray[np.int64]) -> pa.RecordBatch:
+    line = pa.Array.from_buffers(pa.large_binary(), len(places), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+    byte = pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)])
+    return pa.RecordBatch.from_arrays([line, byte], schema=SCHEMA)
 
 
 def _empty() -> pa.RecordBatch:

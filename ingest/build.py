@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from headrace.ingest.child_process import ChildPool
 from headrace.ingest.guards import check_settings, probe_sources
 from headrace.ingest.inline_engine import run_inline
 from headrace.ingest.live_writer import refuse_live_writer
@@ -38,7 +39,8 @@ class BuildResult:
     digest: str
     seconds: float
     errors: list[dict[str, Any]] = field(default_factory=list)
-    stage_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    stage_seconds: dict[str, dict[str, float]] = field(default_factory=dict)  #: by stream, as lanes count them
+    worker_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     fitted: dict[str, str | None] = field(default_factory=dict)
 
     @property
@@ -67,9 +69,11 @@ def build(
     watch: Callable[[dict[str, Any]], None] | None = None,
     fit_only: bool = False,
     part: Part | None = None,
+    children: ChildPool | None = None,
 ) -> BuildResult:
     """Run a pipeline over its bounded sources until everything is committed.
 
+    `children`: decoding processes that were warmed before, for the inline engine.
     A rerun over the same dataset does only what is left. Raises: ConfigError before the first byte is read; BuildFailed
     (with the result so far) when some of the work could not be done; LogError, StorageError.
     """
@@ -106,7 +110,13 @@ def build(
     else:
         fitted_in = whole if part is not None and _fits(streams) else None
         summary = run_inline(
-            runtime.to_json(), workers=count, watch=observer, fit_only=fit_only, part=part, fitted_in=fitted_in
+            runtime.to_json(),
+            workers=count,
+            watch=observer,
+            fit_only=fit_only,
+            part=part,
+            fitted_in=fitted_in,
+            children=children,
         )
     after = CommitLog(store)
     after.replay()
@@ -119,6 +129,7 @@ def build(
         seconds=time.monotonic() - began,
         errors=summary["errors"],
         stage_seconds=summary["seconds"],
+        worker_seconds=summary["workers"],
         fitted=summary["fitted"],
     )
     if result.errors:

@@ -18,28 +18,32 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from headrace.connectors.registry import BUILTIN as CONNECTORS
-from headrace.ingest.fit import collect, fit
+from headrace.ingest.encoding import WrongEngine
 from headrace.ingest.lane import encode_lane
-from headrace.ingest.live_loop import LiveLoop
-from headrace.ingest.normalizers.registry import BUILTIN as NORMALIZERS
 from headrace.ingest.normalizers.registry import LIBRARIES
-from headrace.ingest.probe import probe
-from headrace.ingest.receiver_loop import ReceiverLoop
-from headrace.ingest.replay import probe_replay, replay_rows
-from headrace.ingest.resolve import RAW, ResolvedStream, Runtime
+from headrace.ingest.resolve import ResolvedStream, Runtime
 from headrace.ingest.slot import EXIT_OOM, Slot
 from headrace.ingest.task import Task
+from headrace.ingest.without_pandas import all_built_in, leave_pandas_out
 from headrace.schemas.errors import HeadraceError
 from headrace.shards.store import open_store
-from headrace.tokenizers.registry import BUILTIN as TOKENIZERS
+from headrace.tokenizers import engine_text
 
 _PR_SET_PDEATHSIG = 1
+#: What a kind of task needs besides: most processes only ever encode.
+_MODULES = {
+    "collect": ("headrace.ingest.fit",),
+    "fit": ("headrace.ingest.fit",),
+    "live": ("headrace.ingest.live_loop",),
+    "probe": ("headrace.ingest.probe", "headrace.ingest.replay"),
+    "reencode": ("headrace.ingest.reencode",),
+    "receive": ("headrace.ingest.receiver_loop",),
+    "replay": ("headrace.ingest.replay",),
+}
 _THREAD_BYTES = 16 << 20  # stack and client buffers of a reader
 
 
@@ -99,8 +103,9 @@ def main() -> None:
     channel, slot = Channel(in_fd, out_fd), Slot(slot_path)
     hello = channel.receive()
     runtime = Runtime.from_json(hello["runtime"])
-    if _all_built_in(runtime):
-        _leave_pandas_out()
+    engine_text.configure(runtime.pipeline.text_engine.fast, runtime.pipeline.text_engine.check_one_in)
+    if all_built_in(runtime.pipeline):
+        leave_pandas_out()
     store = open_store(runtime.dataset)
     memory = _Memory()
     streams: dict[str, ResolvedStream] = {}
@@ -113,18 +118,16 @@ def main() -> None:
             if task.stream and task.stream not in streams:
                 streams[task.stream] = runtime.resolve(task.stream)
             stream = streams.get(task.stream)
+            memory.load(_MODULES.get(task.kind, ()))
             if stream is not None:
                 memory.bound(stream)
             result = _do(task, stream, runtime, store, slot, channel, memory)
         except MemoryError:
             os._exit(EXIT_OOM)
         except HeadraceError as exc:
-            channel.send(
-                {
-                    "type": "failed",
-                    "error": {"type": type(exc).__name__, "message": str(exc), "traceback": traceback.format_exc()},
-                }
-            )
+            error = {"type": type(exc).__name__, "message": str(exc), "traceback": traceback.format_exc()}
+            retired = {"retired": exc.retired.to_json()} if isinstance(exc, WrongEngine) else {}
+            channel.send({"type": "failed", "error": {**error, **retired}})
         except Exception as exc:
             message = f"{type(exc).__name__}: {exc}"
             channel.send(
@@ -147,13 +150,19 @@ def _do(
     memory: _Memory,
 ) -> dict[str, Any]:
     if task.kind == "receive":
+        from headrace.ingest.receiver_loop import ReceiverLoop
+
         return ReceiverLoop(task, runtime).run(channel)
     if task.kind == "live":
+        from headrace.ingest.live_loop import LiveLoop
+
         for lane in task.lanes:
             live = runtime.with_stream(lane["stream"], lane["spec"]).resolve(lane["stream"])
             memory.bound(live, besides=_buffers(task))
         return LiveLoop(task, runtime, store, slot).run(channel)
     if task.kind == "fit":
+        from headrace.ingest.fit import fit
+
         _unbound_memory()  # records are trusted by now: they were decoded under the limit
         return fit(task, runtime, store)
     if stream is None:
@@ -161,11 +170,23 @@ def _do(
     if task.kind == "encode":
         return encode_lane(task, stream, runtime, store, slot, channel)
     if task.kind == "collect":
+        from headrace.ingest.fit import collect
+
         return collect(task, stream, runtime, store, slot, channel)
+    if task.kind == "reencode":
+        from headrace.ingest.reencode import reencode
+
+        return reencode(task, stream, runtime, store, slot, channel)
     if task.kind == "replay":
+        from headrace.ingest.replay import replay_rows
+
         return replay_rows(task, stream, runtime, store, slot, channel)
     if task.replay:
+        from headrace.ingest.replay import probe_replay
+
         return probe_replay(task, stream, runtime, store, slot)
+    from headrace.ingest.probe import probe
+
     return probe(task, stream, runtime, store, slot)
 
 
@@ -190,15 +211,21 @@ class _Memory:
     def __init__(self) -> None:
         self._base = _private_bytes()
 
-    def bound(self, stream: ResolvedStream, *, besides: int = 0) -> None:
-        """Set the limit for a stream's records, with `besides` bytes for what waits in queues."""
+    def load(self, modules: Iterable[str]) -> None:
+        """Import what is needed besides; its size is never charged to a record."""
         before = _private_bytes()
-        for library in LIBRARIES.get(stream.spec.record.type, ()):
+        for name in modules:
             try:
-                importlib.import_module(library)
+                importlib.import_module(name)
             except ImportError:
+                if name.startswith("headrace."):
+                    raise
                 continue  # the normalizer will say which extra brings it
         self._base += max(0, _private_bytes() - before)
+
+    def bound(self, stream: ResolvedStream, *, besides: int = 0) -> None:
+        """Set the limit for a stream's records, with `besides` bytes for what waits in queues."""
+        self.load(LIBRARIES.get(stream.spec.record.type, ()))
         limit = self._base + besides + (stream.spec.limits.memory_mib << 20)
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
@@ -208,38 +235,6 @@ def _private_bytes() -> int:
     """VmData of this process. Source: proc(5), /proc/PID/status."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData:"))
-
-
-def _all_built_in(runtime: Runtime) -> bool:
-    """Whether no class of the pipeline comes from elsewhere."""
-    for stream in runtime.pipeline.streams.values():
-        tokenizers = stream.tokenizer
-        several = list(tokenizers.values()) if isinstance(tokenizers, dict) else [tokenizers] if tokenizers else []
-        known = [stream.source.type in CONNECTORS, stream.record.type in NORMALIZERS]
-        known += [section.type in TOKENIZERS or section.type == RAW for section in several]
-        if not all(known):
-            return False
-    return True
-
-
-def _leave_pandas_out() -> None:
-    """Let pyarrow decide that there is no pandas, which it would import at its first array (about a second).
-
-    Only where all code is ours: a plug-in may want to make Arrow tables of data frames.
-    """
-    if "pandas" not in sys.modules:
-        blocker = _NoPandas()
-        sys.meta_path.insert(0, blocker)
-        pa.array([0])
-        sys.meta_path.remove(blocker)
-
-
-class _NoPandas:
-    """A finder that answers for pandas alone: it is not here."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError("left out on purpose", name=name)
 
 
 def _unbound_memory() -> None:

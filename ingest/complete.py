@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -119,13 +120,22 @@ class Completer:
         share = self._folds.validation
         if not share:
             return ["train"] * len(ids)
+        border, sha256 = _border(share), hashlib.sha256
         keys = (group.encode() for group in groups) if self._folds.by == "group_id" else ids
-        return ["validation" if _share_of(key) < share else "train" for key in keys]
+        return ["validation" if sha256(key).digest() < border else "train" for key in keys]
 
 
-def _share_of(key: bytes) -> float:
-    """A number in [0, 1) that depends on the key alone."""
-    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
+@functools.cache
+def _border(share: float) -> bytes:
+    """What the sha256 of a key is below if the number that it stands for, its first 8 bytes / 2^64, is below `share`.
+
+    The division rounds, so the border is the first whole number whose quotient is not below.
+    """
+    low, high = 0, 1 << 64
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if middle / 2**64 < share else (low, middle)
+    return low.to_bytes(8, "big") if low < 1 << 64 else b"\xff" * 33
 
 
 def _values(draft: pa.RecordBatch, name: str) -> Sequence[Any]:

@@ -12,21 +12,24 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from headrace.connectors.contract import Split
+from headrace.ingest.encoding import retirement
 from headrace.ingest.environment import library_versions
 from headrace.ingest.fit import budget_of
 from headrace.ingest.frozen import freeze
 from headrace.ingest.guards import check_settings
-from headrace.ingest.ledger import Ledger
+from headrace.ingest.ledger import Ledger, ObjectOf
+from headrace.ingest.meter import added, meter, meter_ext
 from headrace.ingest.parts import Part, fitted_in
 from headrace.ingest.place import Place, PlanRow
-from headrace.ingest.plan import SourcePlan, list_splits, sample_splits
+from headrace.ingest.plan import SourcePlan, list_splits, read_plan, sample_splits
+from headrace.ingest.reencode_plan import Chunk, Reencoding
 from headrace.ingest.resolve import ResolvedStream, Runtime, resolve
 from headrace.ingest.task import Conviction, Task
 from headrace.ingest.vocabularies import grow_vocabulary
+from headrace.ingest.work import Group, Work, collected_together, rows_of_sources
 from headrace.schemas.errors import ConfigError, Fenced, HeadraceError
 from headrace.shards import entry as log
 from headrace.shards.log import CommitLog
@@ -35,30 +38,7 @@ from headrace.shards.store import open_store
 
 _logger = logging.getLogger(__name__)
 
-_COLLECT_SPLITS = 24  #: splits a collect task reads, so that several workers share a fit
 _WAIT_S = 0.1
-
-
-@dataclass
-class _Work:
-    """A task and what is known of it."""
-
-    task: Task
-    worker: str | None = None
-    finished: bool = False
-    counters: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class _Group:
-    """One artefact to be: outputs that are fitted together."""
-
-    name: str
-    outputs: list[str]
-    waiting: set[str] = field(default_factory=set)  #: keys of collect tasks not done yet
-    sets: list[str] = field(default_factory=list)
-    fingerprint: str | None = None
-    settled: bool = False  #: fitted, known from before, or known to have no record
 
 
 class Coordinator:
@@ -72,7 +52,9 @@ class Coordinator:
         sample_bytes: int | None = None,
         part: Part | None = None,
         fitted_in: str | None = None,
+        reencode_only: bool = False,
     ) -> None:
+        self._reencode_only = reencode_only  #: do not look at the sources; also try what could not be checked before
         self._part = part  #: read only these lanes
         self._fitted_in = fitted_in  #: the dataset whose tokenizers are taken, rather than fitting any
         self._runtime = Runtime.from_json(runtime)
@@ -81,13 +63,15 @@ class Coordinator:
         self._lock = threading.RLock()
         self._streams: dict[str, ResolvedStream] = {}
         self._frozen: dict[str, tuple[list[Split], dict[str, Any]]] = {}  #: endless sources: splits, and their ends
-        self._groups: dict[str, _Group] = {}
-        self._work: dict[str, _Work] = {}
+        self._groups: dict[str, Group] = {}
+        self._work: dict[str, Work] = {}
         self._ready: deque[str] = deque()
+        self._chunks: dict[str, Chunk] = {}  #: by the key of their task
         self._encoding: set[str] = set()
         self._errors: list[dict[str, Any]] = []
         self._phase = "planning"
         self._began = time.monotonic()
+        self._encoding_since: float | None = None  #: when the first lane was given out
         self._stopped = False
 
     # ---- starting ----
@@ -97,9 +81,11 @@ class Coordinator:
         with self._lock:
             self._streams = resolve(self._runtime.pipeline, self._runtime.base, self._runtime.dataset)
             self._refuse_endless()
-            listings = {}
-            for name, stream in self._streams.items():
+            listings: dict[str, list[Split]] = {}
+            objects: dict[str, ObjectOf] = {}
+            for name, stream in self._streams.items() if not self._reencode_only else ():
                 connector = stream.make_connector()
+                objects[name] = connector.object_of
                 try:
                     if stream.live:
                         self._frozen[name] = freeze(connector)
@@ -113,10 +99,17 @@ class Coordinator:
             check_settings(self._streams, state.settings)
             self._log.claim(library_versions(), {})
             self._ledger = Ledger(self._log, self._streams)
+            self._reencoding = Reencoding(self._ledger, unchecked=self._reencode_only)
+            if self._reencode_only:
+                own = {n: state.plan.get(n, []) for n, s in self._streams.items() if not s.live}
+                self._ledger.plans = {n: read_plan(store, segments) for n, segments in own.items()}
+                self._lay_out_reencoding()
+                return {"epoch": self._log.epoch, "splits": {}}
             if self._fit_only:  # it reads, but promises nothing of what is to be read
                 self._ledger.plans = {n: SourcePlan([(0, s, 0) for s in own]) for n, own in listings.items()}
             else:
-                self._ledger.plan(listings)
+                self._ledger.plan(listings, objects=objects)
+                self._lay_out_reencoding()
             self._lay_out_fits()
             self._advance()
             return {"epoch": self._log.epoch, "splits": {name: len(listing) for name, listing in listings.items()}}
@@ -124,11 +117,34 @@ class Coordinator:
     def _refuse_endless(self) -> None:
         """A build needs sources that end; a fit takes what an endless one holds now. Raises: ConfigError."""
         for name, stream in self._streams.items():
-            if stream.live and not self._fit_only:
+            if stream.live and not self._fit_only and not self._reencode_only:
                 raise ConfigError(
                     f"a {stream.spec.source.type} source never ends: run this pipeline with `headrace serve`",
                     field=f"streams.{name}.source.type",
                 )
+
+    # ---- what a retired engine has made ----
+
+    def _lay_out_reencoding(self) -> None:
+        """First of all, what a retired engine has made is encoded again."""
+        for stream in self._streams.values():
+            for chunk in self._reencoding.chunks(stream):
+                self._chunks[chunk.key] = chunk
+                self._add(self._reencoding.task(chunk, stream))
+
+    def _retire(self, error: dict[str, Any]) -> None:
+        """Log that an engine is retired, and end every lane that encodes with it: a rerun takes the reference."""
+        entry = retirement(error)
+        self._log.append(entry)
+        (retired,) = entry.retired_engines
+        for work in self._work.values():
+            if work.task.kind == "encode" and retired.fingerprint in work.task.tokenizers.values():
+                work.finished = True
+        self._ready = deque(key for key in self._ready if not self._work[key].finished)
+        error["message"] += (
+            f"; {retired.engine} is retired: run the same command again, and the reference library encodes,"
+            f" also what {retired.engine} had made"
+        )
 
     # ---- fitting ----
 
@@ -140,7 +156,7 @@ class Coordinator:
                 group = output.fit_group
                 if group is None:
                     continue
-                made = self._groups.setdefault(group, _Group(group, []))
+                made = self._groups.setdefault(group, Group(group, []))
                 made.outputs.append(output.name)
                 known = settings[output.name].tokenizer if output.name in settings else taken.get(output.name)
                 if known or self._fitted_in:
@@ -158,8 +174,8 @@ class Coordinator:
             rows = [PlanRow(0, 0, split) for split in splits]
             rows.sort(key=lambda row: hashlib.sha256(row.split.id.encode()).digest())
             chosen = rows[:budget]
-            for n, begin in enumerate(range(0, len(chosen), _COLLECT_SPLITS)):
-                part = [PlanRow(0, i, row.split) for i, row in enumerate(chosen[begin : begin + _COLLECT_SPLITS])]
+            for n, several in enumerate(collected_together([row.split for row in chosen])):
+                part = [PlanRow(0, i, split) for i, split in enumerate(several)]
                 key = f"{stream.name}/fit{n:03d}"
                 end = Place(0, len(part))
                 task = Task("collect", key, stream.name, 0, self._log.epoch or 0, part, end=end, ends=ends)
@@ -167,7 +183,7 @@ class Coordinator:
                 for group in groups:
                     self._groups[str(group)].waiting.add(key)
 
-    def _settle(self, group: _Group) -> None:
+    def _settle(self, group: Group) -> None:
         """All sets of a group are in: fit it, or note that there is nothing to fit."""
         if group.sets:
             self._add(
@@ -198,7 +214,7 @@ class Coordinator:
             grow_vocabulary(self._log)
 
     def _add(self, task: Task) -> None:
-        self._work[task.key] = _Work(task)
+        self._work[task.key] = Work(task)
         self._ready.append(task.key)
 
     # ---- what workers ask (see supervisor.Coordinator) ----
@@ -212,8 +228,11 @@ class Coordinator:
                 work = self._work[self._ready.popleft()]
                 work.worker = worker
                 work.task.convictions = self._ledger.convictions(work.task.stream)
-                if work.task.kind == "encode" or self._phase == "planning":
-                    self._phase = "encoding" if work.task.kind == "encode" else "fitting"
+                if work.task.kind == "encode" and self._encoding_since is None:
+                    self._encoding_since = time.monotonic()
+                if work.task.kind == "encode" or self._phase in ("planning", "encoding again"):
+                    phases = {"encode": "encoding", "reencode": "encoding again"}
+                    self._phase = phases.get(work.task.kind, "fitting")
                 return work.task.to_json()
             if all(w.finished for w in self._work.values()):
                 return None
@@ -225,17 +244,23 @@ class Coordinator:
             work = self._work.get(key)
             if work is None or work.worker != worker or work.finished or self._stopped:
                 return None
-            if work.task.kind == "encode":
-                work.task = self._ledger.lane_task(work.task.stream, work.task.lane, work.task.tokenizers)
-            else:
-                work.task.convictions = self._ledger.convictions(work.task.stream)
+            self._from_the_log(work)
+            work.task.convictions = self._ledger.convictions(work.task.stream)
             return work.task.to_json()
+
+    def _from_the_log(self, work: Work) -> None:
+        """What is left of a task after its last commit."""
+        task = work.task
+        if task.kind == "encode":
+            work.task = self._ledger.lane_task(task.stream, task.lane, task.tokenizers)
+        elif task.kind == "reencode":
+            work.task = self._reencoding.task(self._chunks[task.key], self._streams[task.stream])
 
     def commit(self, worker: str, key: str, manifest: dict[str, Any]) -> dict[str, Any]:
         """Append a lane's manifest to the log: {"ok": true}, or {"stop": why} when it may not."""
         with self._lock:
             work = self._work.get(key)
-            if work is None or work.worker != worker or self._stopped:
+            if work is None or work.worker != worker or work.finished or self._stopped:
                 return {"stop": f"{key} is no longer given to {worker}"}
             try:
                 self._log.append(log.Entry.from_json(manifest))
@@ -301,10 +326,15 @@ class Coordinator:
         """A task cannot be finished; the others go on."""
         with self._lock:
             work = self._work.get(key)
-            if work is None or work.worker != worker:
+            if work is None or work.worker != worker or work.finished:
                 return
             if error.get("traceback"):
                 _logger.debug("%s: %s", key, error["traceback"])
+            if error.get("retired"):
+                try:
+                    self._retire(error)
+                except HeadraceError as exc:
+                    error = {"type": type(exc).__name__, "message": str(exc)}
             fatal = error.get("type") in ("StorageError", "Fenced", "MissingExtra", "NotExclusive")
             self._fail(
                 key, error.get("type", "HeadraceError"), error["message"], fatal=fatal, traceback=error.get("traceback")
@@ -314,7 +344,7 @@ class Coordinator:
         self._work[key].finished = True
         self._errors.append({"task": key, "type": kind, "message": message, "traceback": traceback})
         task = self._work[key].task
-        if task.kind != "encode":
+        if task.kind not in ("encode", "reencode"):
             fatal = True  # without its tokenizer a stream cannot be encoded
         if fatal:
             self._stopped = True
@@ -331,8 +361,7 @@ class Coordinator:
             for key, work in self._work.items():
                 if work.worker == worker and not work.finished:
                     work.worker = None
-                    if work.task.kind == "encode":
-                        work.task = self._ledger.lane_task(work.task.stream, work.task.lane, work.task.tokenizers)
+                    self._from_the_log(work)
                     self._ready.append(key)
 
     def stop(self) -> None:
@@ -345,52 +374,53 @@ class Coordinator:
     def progress(self) -> dict[str, Any]:
         """How far the run is: phase, and per source the splits and records so far."""
         with self._lock:
-            sources: dict[str, dict[str, Any]] = {}
-            for work in self._work.values():
-                if work.task.kind not in ("encode", "collect"):
-                    continue
-                row = sources.setdefault(
-                    work.task.stream,
-                    {"tasks": 0, "done": 0, "splits": 0, "left": 0, "samples": 0, "tokens": 0, "quarantined": 0},
-                )
-                if work.task.kind == "encode":
-                    row["tasks"] += 1
-                    row["done"] += work.finished
-                    row["left"] += 0 if work.finished else len(work.task.rows)
-                    for name in ("splits", "samples", "tokens", "quarantined"):
-                        row[name] += work.counters.get(name, 0)
-                else:
-                    row.setdefault("fit_tasks", 0)
-                    row.setdefault("fit_done", 0)
-                    row["fit_tasks"] += 1
-                    row["fit_done"] += work.finished
+            sources = rows_of_sources(self._work.values())
+            by_stream = self._seconds("stream")
             for name, row in sources.items():
+                row["meter"] = meter(by_stream.get(name, {}))
                 plan = self._ledger.plans.get(name)
                 row["all_splits"] = len(plan.rows) if plan else len(self._frozen[name][0])
             return {
                 "phase": self._phase,
                 "sources": sources,
+                "workers": {name: meter(spent) for name, spent in self._worker_seconds().items()},
                 "seconds": time.monotonic() - self._began,
                 "errors": len(self._errors),
             }
+
+    def _seconds(self, by: Literal["stream", "worker"]) -> dict[str, dict[str, float]]:
+        """Where the time of lanes went, by stream or by worker (see meter.py)."""
+        found: dict[str, dict[str, float]] = {}
+        for work in self._work.values():
+            name = work.task.stream if by == "stream" else work.worker
+            if work.task.kind == "encode" and name is not None and work.counters:
+                found[name] = added([found.get(name, {}), work.counters.get("seconds", {})])
+        return found
+
+    def _worker_seconds(self) -> dict[str, dict[str, float]]:
+        """The same by worker, over all the time in which there were lanes; what it had no lane for is waiting."""
+        if self._encoding_since is None:
+            return {}
+        passed = time.monotonic() - self._encoding_since
+        found = self._seconds("worker")
+        for name, spent in found.items():
+            idle = max(0.0, passed - spent.get("total", 0.0))
+            found[name] = added([spent, {"wait": idle, "total": idle}])
+        return found
 
     def finish(self) -> dict[str, Any]:
         """End the epoch; gives back the errors and where the time went."""
         with self._lock:
             unfinished = [key for key, work in self._work.items() if not work.finished]
-            seconds: dict[str, dict[str, float]] = {}
-            for work in self._work.values():
-                if work.task.kind == "encode":
-                    into = seconds.setdefault(work.task.stream, {})
-                    for stage, spent in work.counters.get("seconds", {}).items():
-                        into[stage] = into.get(stage, 0.0) + spent
+            seconds, workers = self._seconds("stream"), self._worker_seconds()
             with contextlib.suppress(Fenced):
                 if self._log.epoch is not None:
-                    self._log.end()
+                    self._log.end(meter_ext(seconds, workers))
             return {
                 "errors": self._errors,
                 "unfinished": unfinished,
                 "seconds": seconds,
+                "workers": workers,
                 "fitted": {g.name: g.fingerprint for g in self._groups.values()},
                 "epoch": self._log.state.epoch,
             }

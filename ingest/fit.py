@@ -57,7 +57,7 @@ class FitSet:
                 size = row.column(self._column).nbytes
                 self._rows.append((id_, size, row))
                 self._bytes += size
-        if len(self._rows) > 2 * self._budget.records or self._bytes > 2 * self._budget.max_bytes:
+        if len(self._rows) > 2 * self._budget.records or self._bytes > 1.25 * self._budget.max_bytes:
             self._shrink()
 
     def _shrink(self) -> None:
@@ -139,12 +139,18 @@ def fit(task: Task, runtime: Runtime, store: Store) -> dict[str, Any]:
 
 
 def _write_set(store: Store, epoch: int, batches: list[pa.RecordBatch]) -> str:
+    """Batch after batch: as one more copy in memory a set could break the limit of its process."""
     name = f"fit/e{epoch}-{secrets.token_hex(8)}.arrow"
     sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, batches[0].schema) as writer:
+    with store.writer(name) as out:
+        stream = pa.ipc.new_stream(sink, batches[0].schema)
         for batch in batches:
-            writer.write_batch(batch)
-    store.put_new(name, sink.getvalue())
+            stream.write_batch(batch)
+            out.write(sink.getvalue())
+            sink.seek(0)
+            sink.truncate()
+        stream.close()
+        out.write(sink.getvalue())
     return name
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from headrace.ingest.child_process import ChildPool
 from headrace.ingest.coordinator import Coordinator
 from headrace.ingest.parts import Part
 from headrace.ingest.supervisor import Supervisor
@@ -25,17 +26,35 @@ def run_inline(
     sample_bytes: int | None = None,
     part: Part | None = None,
     fitted_in: str | None = None,
+    reencode_only: bool = False,
+    children: ChildPool | None = None,
 ) -> dict[str, Any]:
     """Run to the end and give back `Coordinator.finish`. `watch` gets the progress a few times a second.
+
+    `children`: decoding processes that were started before; they stay the caller's.
 
     Raises: what the coordinator raises at its start; KeyboardInterrupt after the children were ended.
     """
     coordinator = Coordinator(
-        runtime, fit_only=fit_only, sample_bytes=sample_bytes, part=part, fitted_in=fitted_in
+        runtime,
+        fit_only=fit_only,
+        sample_bytes=sample_bytes,
+        part=part,
+        fitted_in=fitted_in,
+        reencode_only=reencode_only,
     )
     coordinator.start()
+    if children is None:
+        with ChildPool() as own:
+            return _run(coordinator, runtime, workers, watch, own)
+    return _run(coordinator, runtime, workers, watch, children)
+
+
+def _run(
+    coordinator: Coordinator, runtime: dict[str, Any], workers: int, watch: Watch, children: ChildPool
+) -> dict[str, Any]:
     failures: list[BaseException] = []
-    supervisors = [Supervisor(f"w{i}", coordinator, runtime) for i in range(workers)]
+    supervisors = [Supervisor(f"w{i}", coordinator, runtime, children) for i in range(workers)]
 
     def work(supervisor: Supervisor) -> None:
         try:

@@ -12,10 +12,12 @@ from headrace.connectors.contract import Connector
 from headrace.ingest.events import Batch, Duplicate, GapSeen, ItemDone, Nothing, Refused, SplitDone
 from headrace.ingest.lane_books import SplitBooks
 from headrace.ingest.lane_output import LaneOutput
+from headrace.ingest.meter import of_lane
 from headrace.ingest.place import Place
 from headrace.ingest.resolve import ResolvedStream, Runtime
 from headrace.ingest.task import Task
 from headrace.ingest.walk import InFlight, Walk
+from headrace.schemas.errors import EngineMismatch
 from headrace.shards import entry as log
 from headrace.shards.store import Store
 
@@ -39,7 +41,11 @@ def encode_lane(
     connector = stream.make_connector()
     try:
         lane = _Lane(task, stream, runtime, store, slot, channel, connector)
-        return lane.run()
+        try:
+            return lane.run()
+        except EngineMismatch:
+            lane.abort()
+            raise
     finally:
         connector.close()
 
@@ -73,7 +79,9 @@ class _Lane:
             convictions=task.convictions,
             books=self._books,
             source=connector.describe(),
+            retired=task.retired,
         )
+        self._waited = 0.0  #: seconds for commits
         self._told = self._began = self._cut_at = time.perf_counter()
 
     def run(self) -> dict[str, Any]:
@@ -133,16 +141,24 @@ class _Lane:
             places=[log.PlaceMove(self._stream.name, self._task.lane, _log_place(place), expect)],
             gaps=cut.gaps,
             books=cut.books,
+            ext=cut.ext,
         )
+        handed_over = time.perf_counter()
         self._channel.commit(manifest.to_json())
+        self._waited += time.perf_counter() - handed_over
         self._committed = place
         self._cut_split = self._split_at(place)
         self._books.restart()
 
+    def abort(self) -> None:
+        """Leave nothing of what was not committed."""
+        self._output.abort()
+
     def counters(self) -> dict[str, Any]:
         """What this run did so far."""
         elapsed = time.perf_counter() - self._began
-        return {**self._output.total, "seconds": {**self._walk.seconds, **self._output.seconds, "total": elapsed}}
+        seconds = of_lane(elapsed, self._waited, self._walk.seconds, self._output.seconds)
+        return {**self._output.total, "seconds": seconds}
 
     def _tell(self, force: bool = False) -> None:
         now = time.perf_counter()

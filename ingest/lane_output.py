@@ -10,7 +10,9 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -29,6 +31,7 @@ from headrace.schemas.errors import NotFitted
 from headrace.schemas.record import PAYLOAD_COLUMN, Modality
 from headrace.shards import entry as log
 from headrace.shards.books import Books, StreamCounts
+from headrace.shards.engines import REFERENCE, lane_name
 from headrace.shards.quarantine import QuarantineWriter
 from headrace.shards.store import Store
 from headrace.shards.writer import ShardWriter
@@ -67,10 +70,16 @@ class OpenOutput:
     tokens: int = 0
     quarantined: int = 0
     duplicates: int = 0
+    engine: str = REFERENCE  #: that made samples of the open shard, where it was not the reference library
 
 
-def open_outputs(tokenizers: dict[str, str], stream: ResolvedStream, store: Store) -> dict[Modality, OpenOutput]:
-    """The outputs of a lane with their tokenizers (modality → fingerprint) loaded from the dataset."""
+def open_outputs(
+    tokenizers: dict[str, str], stream: ResolvedStream, store: Store, retired: Sequence[Sequence[str]] = ()
+) -> dict[Modality, OpenOutput]:
+    """The outputs of a lane with their tokenizers (modality → fingerprint) loaded from the dataset.
+
+    `retired` are the (fingerprint, engine) that the log has retired: their tokenizers encode with the reference.
+    """
     opened: dict[Modality, OpenOutput] = {}
     for modality, output in stream.outputs.items():
         fingerprint = tokenizers.get(modality)
@@ -78,6 +87,8 @@ def open_outputs(tokenizers: dict[str, str], stream: ResolvedStream, store: Stor
             opened[modality] = OpenOutput(output, None, output_schema(output, None))
         elif fingerprint:
             tokenizer = output.tokenizer(output.config, read_artefact(store, fingerprint))
+            if [fingerprint, tokenizer.engine] in [list(pair) for pair in retired]:
+                tokenizer.retire_engine()
             opened[modality] = OpenOutput(output, tokenizer, output_schema(output, tokenizer))
         else:
             opened[modality] = OpenOutput(output, None, None)
@@ -92,6 +103,7 @@ class Cut:
     quarantine: list[log.QuarantineInfo]
     gaps: list[log.GapInfo]
     books: Books
+    ext: dict[str, Any] = field(default_factory=dict)  #: which fast engines made what is added
 
 
 class LaneOutput:
@@ -110,13 +122,14 @@ class LaneOutput:
         convictions: list[Conviction],
         books: SplitBooks,
         source: str,
+        retired: Sequence[Sequence[str]] = (),
     ) -> None:
         self._stream = stream
         self._store = store
         self._slot = slot
         self._lane = lane
         self._epoch = epoch
-        self._outputs = open_outputs(tokenizers, stream, store)
+        self._outputs = open_outputs(tokenizers, stream, store, retired)
         self._convicted = {(c.split, c.after, c.k): c.reason for c in convictions if c.stage == "encode"}
         self._source = source
         self._completer = Completer(stream, runtime.pipeline.folds, source, runtime.pipeline.grid)
@@ -130,7 +143,8 @@ class LaneOutput:
             ("items", "records", "samples", "tokens", "quarantined", "duplicates", "payload_bytes", "bytes", "splits"),
             0,
         )
-        self.seconds = {"encode": 0.0, "write": 0.0}
+        #: `behind` is the part of `write` that ran beside this thread (see meter.py).
+        self.seconds = {"encode": 0.0, "write": 0.0, "behind": 0.0}
 
     # -- taking outputs -----------------------------------------------------------------------------------------------
 
@@ -177,8 +191,9 @@ class LaneOutput:
 
     def _encode_rows(self, out: OpenOutput, records: pa.RecordBatch, origins: list[Origin]) -> None:
         """Encode a batch; on an error halve it until the row at fault stands alone."""
+        named = suspects(origins)
         started = time.perf_counter()
-        encoded, failure = encode(out.tokenizer, records, self._slot, suspects(origins))
+        encoded, failure = encode(out.tokenizer, records, self._slot, named, out.output.name)
         self.seconds["encode"] += time.perf_counter() - started
         if failure is None:
             self._write(out, records, encoded, origins)
@@ -196,10 +211,10 @@ class LaneOutput:
         encoded: Encoded | None,
         origins: list[Origin],
     ) -> None:
-        started = time.perf_counter()
         if out.schema is None:
             raise ValueError(f"{out.output.name} has no schema to write")
         samples = make_samples(records, encoded, out.schema)
+        started = time.perf_counter()
         if out.writer is None:
             shards = self._stream.spec.shards
             out.writer = ShardWriter(
@@ -209,6 +224,7 @@ class LaneOutput:
         before = out.writer.data_bytes
         out.writer.append(samples)
         size = out.writer.data_bytes - before
+        self.seconds["write"] += time.perf_counter() - started
         for _, of_split in itertools.groupby(origins, lambda origin: origin.row.split.id):
             first, *others = of_split
             digest, rows = log.split_digest(first.row.split.id), first.rows + sum(other.rows for other in others)
@@ -217,13 +233,14 @@ class LaneOutput:
             else:
                 out.runs.append(Run(digest, first.after, first.k, rows))
         tokens = len(encoded.values) if encoded is not None else 0
+        if out.tokenizer is not None and out.tokenizer.engine != REFERENCE:
+            out.engine = out.tokenizer.engine
         out.samples += samples.num_rows
         out.tokens += tokens
         self.total["samples"] += samples.num_rows
         self.total["tokens"] += tokens
         self.written += size
         self.total["bytes"] += size
-        self.seconds["write"] += time.perf_counter() - started
 
     # -- refusing -----------------------------------------------------------------------------------------------------
 
@@ -326,9 +343,14 @@ class LaneOutput:
         """Close all open shards and quarantine files; call `flush` first."""
         started = time.perf_counter()
         added, streams = [], {}
+        engines: dict[str, str] = {}
         for out in self._outputs.values():
             if out.writer is not None:
+                if out.engine != REFERENCE:
+                    engines[lane_name(out.output.name, self._lane)], out.engine = out.engine, REFERENCE
                 added.append(out.writer.close(self._ranges(out.runs)))
+                for name in ("write", "behind"):
+                    self.seconds[name] += out.writer.seconds_behind
                 out.writer, out.runs = None, []
             if out.records:
                 streams[out.output.name] = StreamCounts(
@@ -340,7 +362,8 @@ class LaneOutput:
         gaps, self._gaps = self._gaps, []
         self.payload = self.written = 0
         self.seconds["write"] += time.perf_counter() - started
-        return Cut(added, quarantine, gaps, Books(list(self._books.counts()), streams))
+        books = Books(list(self._books.counts()), streams)
+        return Cut(added, quarantine, gaps, books, {log.ENGINES: engines} if engines else {})
 
     def abort(self) -> None:
         """Leave nothing of what was not closed."""

@@ -5,6 +5,8 @@ Shared by the coordinator of a build and by a service. Not safe for several thre
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from headrace.connectors.contract import Split
 from headrace.ingest.artefacts import read_artefact, write_artefact
 from headrace.ingest.complete import output_settings
@@ -17,6 +19,8 @@ from headrace.schemas.errors import SourceChanged
 from headrace.shards import entry as log
 from headrace.shards.log import CommitLog
 
+ObjectOf = Callable[[Split], str]
+
 
 class Ledger:
     """The log of a dataset, as far as laying out work needs it. `log` is claimed by its owner."""
@@ -26,10 +30,16 @@ class Ledger:
         self.streams = streams
         self.plans: dict[str, SourcePlan] = {}  #: of bounded sources
 
-    def plan(self, listings: dict[str, list[Split]], changed_after: list[str] | None = None) -> None:
+    def plan(
+        self,
+        listings: dict[str, list[Split]],
+        changed_after: list[str] | None = None,
+        objects: dict[str, ObjectOf] | None = None,
+    ) -> None:
         """Add what is new in the listings of bounded sources to their plans.
 
-        A split that changed after something of it was committed raises SourceChanged, or is told in `changed_after`.
+        `objects` tells the object of a split, where a listing may divide one otherwise than it was planned. A split
+        that changed after something of it was committed raises SourceChanged, or is told in `changed_after`.
         """
         state, store = self.log.state, self.log.store
         segments, repinned = [], []
@@ -40,6 +50,8 @@ class Ledger:
             if known is None or known.segments != len(logged):  # new, or an append failed and stands after all
                 known, first = read_plan(store, logged), True
             plan = known
+            if objects is not None:
+                listing = self._as_planned(name, plan, listing, objects[name])
             stream = self.streams[name]
             segment, changed = new_segment(
                 store, name, plan, listing, stream.spec.shards, self.log.epoch or 0, source_to_tell(stream)
@@ -57,6 +69,34 @@ class Ledger:
         for pinned in self.log.state.splits.values() if first else repinned:
             if pinned.source in self.plans and not self.streams[pinned.source].live:
                 self.plans[pinned.source].repin(pinned.split, pinned.pin)
+
+    def _as_planned(self, name: str, plan: SourcePlan, listing: list[Split], object_of: ObjectOf) -> list[Split]:
+        """The listing with objects in the division in which they were planned, so that nothing is read twice.
+
+        Raises: SourceChanged for one that changed and is divided otherwise now.
+        """
+        planned = {split.id: split for _, split, _ in plan.rows}
+        if not planned or all(split.id in planned for split in listing):
+            return listing
+        divisions: dict[str, list[Split]] = {}
+        for split in planned.values():
+            divisions.setdefault(object_of(split), []).append(split)
+        out, stands = [], {}
+        for split in listing:
+            object_ = object_of(split)
+            if split.id in planned or object_ not in divisions:
+                out.append(split)
+                continue
+            for old in divisions[object_]:
+                pinned = self.log.state.splits.get((name, log.split_digest(old.id)))
+                pin = pinned.pin if pinned is not None else old.pin
+                if pin != split.pin:
+                    raise SourceChanged(
+                        f"{name}: {object_} changed after it was planned (was {pin}, now {split.pin}); restore it, or"
+                        " build it as another stream"
+                    )
+                stands[old.id] = Split(old.id, pin, old.weight)
+        return sorted([*out, *(s for s in stands.values() if s not in out)], key=lambda split: split.id)
 
     def _repin(
         self, name: str, plan: SourcePlan, changed: list[tuple[Split, Split]], changed_after: list[str] | None
@@ -133,6 +173,7 @@ class Ledger:
             end=plan.end(lane),
             tokenizers=tokenizers,
             convictions=self.convictions(source),
+            retired=self.log.state.engines.pairs(),
         )
 
     def convictions(self, source: str) -> list[Conviction]:

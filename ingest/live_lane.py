@@ -22,6 +22,7 @@ from headrace.ingest.lane_books import SplitBooks
 from headrace.ingest.lane_output import LaneOutput
 from headrace.ingest.live_task import LiveLaneTask, LiveSplit
 from headrace.ingest.messages import Queued
+from headrace.ingest.meter import of_lane
 from headrace.ingest.open_windows import OpenWindows
 from headrace.ingest.origin import Origin
 from headrace.ingest.place import Place, PlanRow
@@ -98,12 +99,16 @@ class LiveLane:
             convictions=task.convictions,
             books=self._books,
             source=source,
+            retired=task.retired,
         )
         self._windows = self._open_windows()
         self._bad = BadFraction(stream.spec.max_bad_fraction or MAX_BAD_FRACTION)
         self._pending_since: float | None = None
+        self.proved = False  #: something of it was committed since it began here
         self._files: tuple[list[log.LaneFile], list[log.LaneFile]] = ([], [])  #: of the cut under way
         self._watermark_us = task.watermark_us
+        self.busy_s = self.waited_s = 0.0  #: seconds that its loop spent on it, and how many of them for commits
+        self._walked: dict[str, float] = {"read": 0.0, "wait": 0.0, "normalize": 0.0}  #: seconds of all its walks
         self.late = 0
         for live in task.splits:
             self.add(live, now)
@@ -124,6 +129,7 @@ class LiveLane:
             self._slot,
             seen=self._seen,
         )
+        walk.seconds = self._walked
         self._readings[live.split.id] = _Reading(live, feed, walk, now)
         self._turns.append(live.split.id)
 
@@ -290,6 +296,7 @@ class LiveLane:
             watermarks=[log.Watermark(self.stream.name, self.task.lane, watermark)] if watermark is not None else [],
             dedup=self._lane_files("dedup", self._seen),
             carry=self._lane_files("carry", self._windows),
+            ext=closed.ext,
         )
         self._files = (entry.dedup, entry.carry)
         return entry.to_json()
@@ -305,7 +312,7 @@ class LiveLane:
                 reading.flushed = False
                 reading.committed_us = reading.latest_us
         self._books.restart()
-        self._pending_since = None
+        self._pending_since, self.proved = None, True
         dedup, carry = self._files
         self.task = dataclasses.replace(
             self.task, dedup=dedup[0] if dedup else self.task.dedup, carry=carry[0] if carry else self.task.carry
@@ -363,6 +370,10 @@ class LiveLane:
             self._watermark_us = reached
         return self._watermark_us
 
+    def seconds(self) -> dict[str, float]:
+        """Where its time went (see meter.py)."""
+        return of_lane(self.busy_s, self.waited_s, self._walked, self._output.seconds)
+
     def snapshot(self) -> dict[str, Any]:
         """Counters and troubles, for the status page."""
         troubles = []
@@ -384,7 +395,7 @@ class LiveLane:
             "lane": self.task.lane,
             "splits": len(self._readings),
             "total": self._output.total,
-            "seconds": self._output.seconds,
+            "seconds": self.seconds(),
             "event_time_us": max(latest, default=None),
             "watermark_us": self._watermark_us,
             "late": self.late,

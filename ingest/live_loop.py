@@ -19,6 +19,7 @@ from headrace.connectors.contract import Connector, Split
 from headrace.ingest.feed import ThreadFeed
 from headrace.ingest.live_lane import LiveLane
 from headrace.ingest.live_task import LiveLaneTask, LiveSplit
+from headrace.ingest.meter import added
 from headrace.ingest.origin import Suspects
 from headrace.ingest.resolve import ResolvedStream, Runtime
 from headrace.ingest.task import Task
@@ -31,6 +32,7 @@ _logger = logging.getLogger(__name__)
 _POLL_S = 0.5
 _IDLE_S = 0.05
 _CLOSE_S = 10.0  #: how long a reader may take to end
+_FIRST_S = 1.0  #: before the first commit after a start: what was lost by a kill is there again soon, and seen to be
 
 
 class LiveChannel(Protocol):
@@ -76,6 +78,10 @@ class LiveLoop:
         self._connectors: dict[str, Connector] = {}
         self._feeds: dict[tuple[str, str], ThreadFeed] = {}
         self._lanes: dict[str, LiveLane] = {}
+        self._began = time.perf_counter()
+        self._idle_s = 0.0  #: seconds in which no lane had anything
+        self._left: list[dict[str, float]] = []  #: one sum: the seconds of lanes that are gone
+        self._left_busy_s = 0.0
         self._finished: list[list[Any]] = []  # [stream, lane, split id] of splits that are over
         for value in task.lanes:
             self._open(LiveLaneTask.from_json(value))
@@ -88,7 +94,9 @@ class LiveLoop:
                 now = time.monotonic()
                 if now - polled >= _POLL_S:
                     polled = now
+                    asked = time.perf_counter()
                     answer = channel.poll(self.snapshot())
+                    self._idle_s += time.perf_counter() - asked
                     if answer.get("drain"):
                         self._cut(list(self._lanes.values()), channel)
                         channel.poll(self.snapshot())
@@ -98,14 +106,18 @@ class LiveLoop:
                 self._ready.clear()
                 took = False
                 for lane in list(self._lanes.values()):
+                    began = time.perf_counter()
                     took = lane.turn(time.monotonic()) or took
+                    lane.busy_s += time.perf_counter() - began
                     if lane.full:
                         self._cut([lane], channel)
                 due = self._due(time.monotonic())
                 if due:
                     self._cut(due, channel)
                 if not took:
+                    began = time.perf_counter()
                     self._ready.wait(_IDLE_S)
+                    self._idle_s += time.perf_counter() - began
         finally:
             self._close()
 
@@ -118,7 +130,15 @@ class LiveLoop:
             "node": os.uname().nodename,
             "pid": os.getpid(),
             "rss_bytes": _resident_bytes(),
+            "seconds": self._seconds(),
         }
+
+    def _seconds(self) -> dict[str, float]:
+        """Where the time of this process went (see meter.py)."""
+        out = added([*self._left, *(lane.seconds() for lane in self._lanes.values()), {"wait": self._idle_s}])
+        busy = self._left_busy_s + sum(lane.busy_s for lane in self._lanes.values())
+        out["total"] = time.perf_counter() - self._began + out.get("total", 0.0) - busy
+        return out
 
     # -- lanes --------------------------------------------------------------------------------------------------------
 
@@ -185,6 +205,8 @@ class LiveLoop:
 
     def _leave(self, lane: LiveLane) -> None:
         lane.abort()
+        self._left = [added([*self._left, lane.seconds()])]
+        self._left_busy_s += lane.busy_s
         del self._lanes[lane.task.key]
         for id_ in lane.splits():
             feed = self._feeds.pop((lane.task.stream, id_), None)
@@ -203,18 +225,28 @@ class LiveLoop:
         for lane in self._lanes.values():
             since = lane.waits_since()
             if since is not None:
-                waiting.append((lane, (now - since) / lane.stream.spec.live.commit_every_s))
+                every = lane.stream.spec.live.commit_every_s
+                waiting.append((lane, (now - since) / (every if lane.proved else min(every, _FIRST_S))))
         if not any(share >= 1 or lane.stopped for lane, share in waiting):
             return []
         return [lane for lane, share in waiting if share >= 0.5 or lane.stopped]
 
     def _cut(self, lanes: list[LiveLane], channel: LiveChannel) -> None:
         now = time.monotonic()
-        closed = [(lane, manifest) for lane in lanes if (manifest := lane.cut(now)) is not None]
+        closed = []
+        for lane in lanes:
+            began = time.perf_counter()
+            if (manifest := lane.cut(now)) is not None:
+                closed.append((lane, manifest))
+            lane.busy_s += time.perf_counter() - began
         if not closed:
             return
+        began = time.perf_counter()
         channel.commit_lanes([manifest for _, manifest in closed])
+        waited = (time.perf_counter() - began) / len(closed)
         for lane, _ in closed:
+            lane.busy_s += waited
+            lane.waited_s += waited
             connector = self._connectors[lane.task.stream]
             for split, position in lane.committed():
                 _acknowledge(connector, split, position)

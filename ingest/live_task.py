@@ -44,6 +44,7 @@ class LiveLaneTask:
     dedup: LaneFile | None = None
     carry: LaneFile | None = None
     watermark_us: int | None = None  #: committed last
+    retired: list[list[str]] = field(default_factory=list)  #: [fingerprint, engine] of engines that encode no more
 
     @property
     def key(self) -> str:
@@ -63,6 +64,7 @@ class LiveLaneTask:
             "dedup": self.dedup.to_json() if self.dedup else None,
             "carry": self.carry.to_json() if self.carry else None,
             "watermark_us": self.watermark_us,
+            "retired": self.retired,
         }
 
     @classmethod
@@ -79,4 +81,5 @@ class LiveLaneTask:
             dedup=LaneFile.from_json(value["dedup"]) if value["dedup"] else None,
             carry=LaneFile.from_json(value["carry"]) if value["carry"] else None,
             watermark_us=value["watermark_us"],
+            retired=value["retired"],
         )

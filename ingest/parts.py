@@ -97,8 +97,20 @@ def join(dataset: str, *, watch: Callable[[int, int], None] | None = None) -> St
                 target.append(_copied(entry, source, store, target.epoch or 0))
             if watch is not None:
                 watch(done, total)
+    if retired := _retired(states, target.state):  # last: what such an engine made is refused from there on
+        target.append(log.Entry(kind="commit", retired_engines=retired))
     target.end()
     return target.state
+
+
+def _retired(states: list[State], whole: State) -> list[log.RetiredEngine]:
+    """The engines that a part retired. What they made has come as it was; a build of the whole encodes it again."""
+    found: dict[tuple[str, str], log.RetiredEngine] = {}
+    for state in states:
+        for (fingerprint, engine), r in sorted(state.engines.retired.items()):
+            if (fingerprint, engine) not in whole.engines.retired:
+                found.setdefault((fingerprint, engine), log.RetiredEngine(fingerprint, engine, r.stream, r.record))
+    return list(found.values())
 
 
 def _parts(dataset: str, store: Store) -> list[Part]:

@@ -27,7 +27,7 @@ def probe(task: Task, stream: ResolvedStream, runtime: Runtime, store: Store, sl
     """Go through the suspects of `task`; ordinary errors are not this module's business."""
     connector = stream.make_connector()
     source = Straight(connector) if stream.live else connector
-    outputs = open_outputs(task.tokenizers, stream, store) if task.tokenizers else {}
+    outputs = open_outputs(task.tokenizers, stream, store, task.retired) if task.tokenizers else {}
     completer = Completer(stream, runtime.pipeline.folds, connector.describe(), runtime.pipeline.grid)
     walk: Walk | None = None
     events: Iterator[Event] = iter(())

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from headrace.ingest.coordinator import Coordinator
-from headrace.ingest.inline_engine import Watch
+from headrace.ingest.child_process import ChildPool
 from headrace.ingest.ray_local import ray_library, start_ray
 from headrace.ingest.supervisor import Supervisor
 from headrace.schemas.errors import HeadraceError
+
+if TYPE_CHECKING:  # every worker imports this file
+    from headrace.ingest.inline_engine import Watch
 
 _POLL_S = 0.2
 
@@ -38,9 +40,17 @@ class _CoordinatorProxy:
 class _Worker:
     """The body of a worker actor."""
 
+    def __init__(self, warm: bool) -> None:
+        self._children = ChildPool()
+        if warm:
+            self._children.warm()
+
     def run(self, name: str, coordinator: Any, runtime: dict[str, Any]) -> None:
         """Work until nothing is left."""
-        Supervisor(name, _CoordinatorProxy(coordinator), runtime).run()
+        try:
+            Supervisor(name, _CoordinatorProxy(coordinator), runtime, self._children).run()
+        finally:
+            self._children.close()
 
 
 def run_ray(
@@ -62,10 +72,12 @@ def _run(
         start_ray(ray, address, workers)
     try:
         # max_concurrency: `report` and `progress` must not wait for a commit; the coordinator has its own lock.
-        coordinator = ray.remote(num_cpus=0, max_concurrency=8)(Coordinator).remote(runtime, fit_only=fit_only)
-        _get(ray, coordinator.start.remote())
+        coordinator = ray.remote(num_cpus=0, max_concurrency=8)(_coordinator_class()).remote(runtime, fit_only=fit_only)
+        started = coordinator.start.remote()
+        # Workers come up while the coordinator plans. One has a decoding process ready: there is one task at first.
         worker_class = ray.remote(num_cpus=1, max_restarts=-1)(_Worker)
-        actors = {f"w{i}": worker_class.remote() for i in range(workers)}
+        actors = {f"w{i}": worker_class.remote(i == 0) for i in range(workers)}
+        _get(ray, started)
         _drive(ray, coordinator, actors, runtime, watch)
         watch(ray.get(coordinator.progress.remote()))
         summary: dict[str, Any] = ray.get(coordinator.finish.remote())
@@ -73,6 +85,22 @@ def _run(
     finally:
         if mine:
             ray.shutdown()
+
+
+def _coordinator_class() -> type:
+    from headrace.ingest.coordinator import Coordinator
+
+    class Coordinating(Coordinator):
+        """The coordinator in a process of its own."""
+
+        def __init__(self, runtime: dict[str, Any], *, fit_only: bool) -> None:
+            from headrace.ingest.without_pandas import all_built_in, leave_pandas_out
+
+            super().__init__(runtime, fit_only=fit_only)
+            if all_built_in(self._runtime.pipeline):
+                leave_pandas_out()
+
+    return Coordinating
 
 
 def nodes_of(address: str | None) -> tuple[int, int]:

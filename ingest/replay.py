@@ -96,7 +96,7 @@ class _Replay:
         self._completer = Completer(stream, runtime.pipeline.folds, connector.describe(), runtime.pipeline.grid)
         self.output = ReplayOutput(
             stream,
-            open_outputs(task.tokenizers, stream, store),
+            open_outputs(task.tokenizers, stream, store, task.retired),
             store,
             slot,
             epoch=task.epoch,

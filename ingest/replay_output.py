@@ -23,6 +23,7 @@ from headrace.ingest.walk import KEEP_BYTES, InFlight
 from headrace.schemas.record import PAYLOAD_COLUMN, Modality
 from headrace.shards import entry as log
 from headrace.shards.books import Books, StreamCounts
+from headrace.shards.engines import REFERENCE, lane_name
 from headrace.shards.quarantine import QuarantineWriter
 from headrace.shards.spans import of_numbers
 from headrace.shards.store import Store
@@ -51,6 +52,7 @@ class _Open:
     samples: int = 0
     tokens: int = 0
     quarantined: int = 0
+    engine: str = REFERENCE
 
 
 class ReplayOutput:
@@ -87,7 +89,7 @@ class ReplayOutput:
             return [(one, "not_fitted", words) for one in wanted]
         batch = wanted[0].record if len(wanted) == 1 else pa.concat_batches([one.record for one in wanted])
         began = time.perf_counter()
-        encoded, failure = encode(out.tokenizer, batch, self._slot, [origin.suspect(wanted[0].k)])
+        encoded, failure = encode(out.tokenizer, batch, self._slot, [origin.suspect(wanted[0].k)], out.output.name)
         self.seconds += time.perf_counter() - began
         if failure is not None:
             if len(wanted) == 1:
@@ -99,6 +101,8 @@ class ReplayOutput:
         opened = self._open[out.output.name]
         opened.samples += batch.num_rows
         opened.tokens += len(encoded.values) if encoded is not None else 0
+        if out.tokenizer is not None and out.tokenizer.engine != REFERENCE:
+            opened.engine = out.tokenizer.engine
         return []
 
     def _write(self, out: OpenOutput, samples: pa.RecordBatch, split: str, position: Any) -> None:
@@ -183,6 +187,7 @@ class ReplayOutput:
                 self._close_shard(opened)
             added += opened.closed
         quarantine = [writer.close() for _, writer in sorted(self._quarantine.items())]
+        engines = {lane_name(n, LANE): o.engine for n, o in self._open.items() if o.engine != REFERENCE}
         self._open = {name: _Open() for name in self._open}
         self._quarantine, self.written = {}, 0
         if not marks:
@@ -193,6 +198,7 @@ class ReplayOutput:
             quarantine=quarantine,
             replayed=[log.Replayed(path, of_numbers(rows)) for path, rows in sorted(marks.items())],
             books=Books([], counts),
+            ext={log.ENGINES: engines} if engines else {},
         )
 
     def abort(self) -> None:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.ingest.encoding import retirement
 from headrace.ingest.environment import library_versions
 from headrace.ingest.guards import check_settings
 from headrace.ingest.ledger import Ledger
@@ -153,7 +154,9 @@ class Replay:
                     "forgotten": sorted(state.forgotten),
                 }
                 key = f"{name}/replay{number:04d}"
-                out.append(Task("replay", key, name, 0, epoch, tokenizers=tokenizers[name], replay=detail))
+                task = Task("replay", key, name, 0, epoch, tokenizers=tokenizers[name], replay=detail)
+                task.retired = state.engines.pairs()
+                out.append(task)
         return out
 
     def left(self, task: Task) -> Task:
@@ -343,6 +346,11 @@ class _Desk:
         """A task cannot be finished: what was committed stands, and the same command goes on from there."""
         with self._lock:
             self._failure = ReplayFailed(key, error)
+            if error.get("retired") and self._log is not None:
+                try:
+                    self._log.append(retirement(error))
+                except HeadraceError as exc:
+                    self._failure = exc
 
     def report(self, worker: str, key: str, counters: dict[str, Any]) -> None:
         """What became of rows."""

@@ -18,6 +18,7 @@ from headrace.ingest.environment import library_versions
 from headrace.ingest.guards import check_settings
 from headrace.ingest.ledger import Ledger
 from headrace.ingest.live_writer import answers
+from headrace.ingest.reencode_plan import PREFIX
 from headrace.ingest.resolve import ResolvedStream, Runtime, resolve
 from headrace.ingest.service_batches import Batches
 from headrace.ingest.service_commits import Commits
@@ -25,6 +26,7 @@ from headrace.ingest.service_compaction import Compaction
 from headrace.ingest.service_discovery import Discovery
 from headrace.ingest.service_lanes import LiveLanes
 from headrace.ingest.service_receivers import Receivers
+from headrace.ingest.service_reencode import Reencodings
 from headrace.ingest.service_status import status_of
 from headrace.ingest.service_stream import ServiceStream, StreamState
 from headrace.ingest.service_watch import LogWatch
@@ -59,6 +61,7 @@ class Service:
         self.commits = Commits()
         self.batches = Batches(self)
         self.receivers = Receivers(self)
+        self.reencodings = Reencodings(self)
         self._discoveries: dict[str, Discovery] = {}
         self._watch: LogWatch | None = None
         self._compaction: Compaction | None = None
@@ -106,6 +109,11 @@ class Service:
             self.ledger.plan({stream.name: []})
             self.batches.lay_out(made)
         self._discoveries[stream.name] = Discovery(self, made)
+
+    def renewed(self, made: ServiceStream) -> None:
+        """Let every lane of a stream begin anew from its last commit."""
+        self._versions += 1
+        made.version = self._versions
 
     def _fitted(self, stream: ResolvedStream) -> dict[str, str | None]:
         """Fit group → fingerprint. Raises: ConfigError that names the command."""
@@ -206,7 +214,7 @@ class Service:
                 elif kind == "receive":
                     task = self.receivers.task(worker)
                 else:
-                    task = self.batches.task(worker)
+                    task = self.reencodings.task(worker) or self.batches.task(worker)
             elif self.state == "draining":
                 return None
             return {"kind": "wait", "seconds": _WAIT_S} if task is None else task.to_json()
@@ -221,6 +229,8 @@ class Service:
                 task = self.lanes.task(worker, self)
             elif key == "receive":
                 task = self.receivers.task(worker)
+            elif key.startswith(PREFIX):
+                task = self.reencodings.again(worker, key)
             else:
                 task = self.batches.again(worker, key)
             return task.to_json() if task else None
@@ -228,6 +238,8 @@ class Service:
     def commit(self, worker: str, key: str, manifest: dict[str, Any]) -> dict[str, Any]:
         """Append the manifest of a bounded lane."""
         with self.lock:
+            if key.startswith(PREFIX) and not self.over:
+                return self.reencodings.commit(worker, key, manifest)
             name = self.batches.stream_of(worker, key)
             if name is None or self.over:
                 return {"stop": f"{key} is no longer given to {worker}"}
@@ -309,19 +321,25 @@ class Service:
                 self.lanes.lost(worker, self)
             elif key == "receive":
                 self.receivers.lost(worker)
+            elif key.startswith(PREFIX):
+                self.reencodings.done(worker, key)
             else:
                 self.batches.done(worker, key)
 
     def fail(self, worker: str, key: str, error: dict[str, Any]) -> None:
         """Some work cannot be finished now; it is tried again later, and the rest goes on."""
         with self.lock:
-            _logger.warning("%s: %s", key, error["message"])
-            if key.startswith("live:"):
-                self.lanes.lost(worker, self, error=error["message"])
+            message = self.reencodings.failed(key, error)
+            if key.startswith(PREFIX):
+                self.reencodings.done(worker, key, message)
+            elif key.startswith("live:"):
+                self.lanes.lost(worker, self, error=message)
             elif key == "receive":
                 self.receivers.lost(worker)
+            elif message is None:
+                self.batches.lost(worker)
             else:
-                self.batches.failed(worker, key, error["message"])
+                self.batches.failed(worker, key, message)
 
     def report(self, worker: str, key: str, counters: dict[str, Any]) -> None:
         """Counters of a bounded lane."""
@@ -329,7 +347,9 @@ class Service:
             name = self.batches.stream_of(worker, key)
             if name in self.streams:
                 total = {what: count for what, count in counters.items() if isinstance(count, int)}
-                self.streams[str(name)].report(key, {"total": total, "troubles": []})
+                self.streams[str(name)].report(
+                    key, {"total": total, "troubles": [], "seconds": counters.get("seconds", {})}
+                )
 
     def release(self, worker: str) -> None:
         """A worker is gone: what it had is given out again, from its last commit."""
@@ -338,6 +358,7 @@ class Service:
             self.lanes.lost(f"{base}/live", self)
             self.batches.lost(f"{base}/batch")
             self.receivers.lost(f"{base}/receive")
+            self.reencodings.lost(f"{base}/batch")
 
     # ---- what people ask --------------------------------------------------------------------------------------------
 

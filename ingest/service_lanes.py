@@ -51,7 +51,8 @@ class LiveLanes:
             return None
         known.busy = True
         self._told(known, lanes)
-        return Task("live", f"live:{worker}", epoch=service.log.epoch or 0, lanes=[lane.to_json() for lane in lanes])
+        told, retired = [lane.to_json() for lane in lanes], service.log.state.engines.pairs()
+        return Task("live", f"live:{worker}", epoch=service.log.epoch or 0, lanes=told, retired=retired)
 
     def polls(self, worker: str, snapshot: dict[str, Any], service: Service) -> dict[str, Any]:
         """What a busy worker should change."""
@@ -166,6 +167,7 @@ class LiveLanes:
                     state.dedup.get((name, lane)),
                     state.carry.get((name, lane)),
                     state.watermarks.get((name, lane)),
+                    state.engines.pairs(),
                 )
             )
         return out

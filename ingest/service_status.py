@@ -7,6 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from headrace.connectors.registry import guarantee_of
+from headrace.ingest.engine_words import engine_of
+from headrace.ingest.meter import meter
 from headrace.ingest.service_stream import ServiceStream
 from headrace.shards.books import SourceCounts, StreamCounts
 
@@ -43,6 +45,7 @@ def _stream(service: Service, made: ServiceStream) -> dict[str, Any]:
     newest = max((t for t in [made.event_time_us, *latest] if t is not None), default=None)
     watermarks = [w for (name, _), w in state.watermarks.items() if name == made.name]
     errors = [*made.troubles(), *service.batches.troubles(made.name)]
+    errors += service.reencodings.troubles(made.name)
     if told and told.get("error"):
         errors.append(told["error"])
     parked = any(e["parked"] for e in errors)
@@ -77,6 +80,7 @@ def _stream(service: Service, made: ServiceStream) -> dict[str, Any]:
             }
             for e in errors
         ],
+        "meter": meter(made.seconds()),
         "gaps": [{"reason": g.reason, "lost": g.lost} for g in state.gaps if g.source == made.name][-50:],
     }
 
@@ -87,6 +91,7 @@ def _outputs(made: ServiceStream) -> list[tuple[str, str]]:
 
 def _output(service: Service, name: str, modality: str) -> dict[str, Any]:
     counts = service.log.state.streams.get(name, StreamCounts())
+    settings = service.log.state.settings.get(name)
     return {
         "name": name,
         "modality": modality,
@@ -96,6 +101,7 @@ def _output(service: Service, name: str, modality: str) -> dict[str, Any]:
         "quarantined": counts.quarantined,
         "rejected": dict(counts.rejected),
         "duplicates": counts.duplicates,
+        "engine": engine_of(service.log.state, name) if settings is not None and settings.tokenizer else None,
     }
 
 
@@ -115,8 +121,10 @@ def _workers(service: Service) -> list[dict[str, Any]]:
                 "lanes": lanes,
                 "task": known.error
                 or batch
+                or service.reencodings.of_worker(f"{base}/batch")
                 or ("receiving" if service.receivers.worker == f"{base}/receive" else None),
                 "rss_bytes": known.snapshot.get("rss_bytes"),
+                "meter": meter(known.snapshot.get("seconds", {})),
                 "seconds_since_report": now - known.heard,
             }
         )

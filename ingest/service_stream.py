@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from headrace.connectors.contract import Split
+from headrace.ingest.meter import added
 from headrace.ingest.resolve import ResolvedStream
 from headrace.shards.entry import split_digest
 
@@ -59,6 +60,7 @@ class ServiceStream:
     discovered: float = 0.0
     reported: dict[str, dict[str, Any]] = field(default_factory=dict)  #: lane key → what its worker told last
     base: dict[str, int] = field(default_factory=dict)  #: totals of lanes that were given up
+    base_seconds: dict[str, float] = field(default_factory=dict)  #: and where their time went
     records: Rate = field(default_factory=Rate)
     bytes: Rate = field(default_factory=Rate)
     last_commit_us: int | None = None
@@ -112,6 +114,11 @@ class ServiceStream:
     def _keep(self, told: dict[str, Any]) -> None:
         for name, value in told["total"].items():
             self.base[name] = self.base.get(name, 0) + value
+        self.base_seconds = added([self.base_seconds, told.get("seconds", {})])
+
+    def seconds(self) -> dict[str, float]:
+        """Where the time of its lanes went since the service began (see meter.py)."""
+        return added([self.base_seconds, *(lane.get("seconds", {}) for lane in self.reported.values())])
 
     def total(self, name: str) -> int:
         """A counter since the service began, over all lanes."""

@@ -21,9 +21,10 @@ import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from headrace.ingest.origin import Suspects
+if TYPE_CHECKING:
+    from headrace.ingest.origin import Suspects
 
 SIZE = 1 << 18
 
@@ -48,8 +49,8 @@ class Slot:
         """Begin a step: `suspects` name the items (and the output number k) it works on."""
         body = _body(stage, suspects, stream)
         if len(body) > SIZE - _HEAD.size:
-            split, items = suspects[0]
-            body = _body(stage, [Suspects(split, items[:1])], stream)[: SIZE - _HEAD.size]
+            first = suspects[0]
+            body = _body(stage, [first._replace(items=first.items[:1])], stream)[: SIZE - _HEAD.size]
         self._map[_HEAD.size : _HEAD.size + len(body)] = body
         self._map[: _HEAD.size] = _HEAD.pack(time.monotonic(), time.process_time(), len(body), _ALL)
 

@@ -119,7 +119,7 @@ def stacked(
 
 def scale(least: float, most: float, steps: int) -> list[float]:
     """About `steps` equal steps between round numbers (1, 2 or 5 times a power of ten) that enclose [least, most]."""
-    if not most > least:
+    if not most - least > 1e-12 * max(abs(least), abs(most), 1e-280):  # nothing, or nothing that floats could divide
         pad = abs(most) * 0.05 or 1.0
         least, most = least - pad, most + pad
     raw = (most - least) / steps

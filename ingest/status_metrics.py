@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
+from headrace.ingest.meter import STAGES
 from headrace.ingest.status_contract import ServiceState, ServiceStatus, StreamState, StreamStatus
 from headrace.ingest.status_poll import Snapshot
 from headrace.schemas.errors import REASONS
@@ -104,6 +105,7 @@ class Metrics:
             for key, value in sums.items():
                 counter.add_metric(list(key), value)
             yield counter
+        yield from _meters(status, table.label)
         for name, help_, one in _whole(status):
             family: Any = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
             metric = family(name.removesuffix("_total"), help_)
@@ -126,6 +128,10 @@ class _Table:
         self._outputs = [output for stream in self._streams for output in stream["outputs"]]
         self._output_label = {output["name"]: output["name"] for output in self._outputs[:MAX_STREAMS]}
         self.states = [([name], stream["state"]) for name, stream in zip(shown, self._streams)]
+
+    def label(self, name: str) -> str:
+        """The label of a stream."""
+        return self._label.get(name, OTHER)
 
     def gauges(self) -> Iterator[tuple[str, str, dict[str, float]]]:
         for name, help_, pick, worst in _GAUGES:
@@ -238,6 +244,29 @@ def _whole(status: ServiceStatus) -> Iterator[tuple[str, str, float | None]]:
     yield "headrace_start_timestamp_seconds", "When the service began, since 1970.", _seconds(status["started_us"])
     rss = [worker["rss_bytes"] for worker in status["workers"] if worker["rss_bytes"] is not None]
     yield "headrace_workers_memory_bytes", "Resident memory of all workers.", sum(rss) if rss else None
+
+
+def _meters(status: ServiceStatus, label: Callable[[str], str]) -> Iterator[Metric]:
+    """Where the time of workers went: by stream as counters, of the workers that live now as shares."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    help_ = "Seconds of workers by stage: codec, tokenizer, write, wait, headrace."
+    spent = CounterMetricFamily("headrace_stage_seconds", help_, labels=["stream", "stage"], unit="seconds")
+    sums: dict[tuple[str, str], float] = {}
+    for stream in status["streams"]:
+        told: Any = stream.get("meter")
+        for stage in STAGES if told else ():
+            key = (label(stream["name"]), stage)
+            sums[key] = sums.get(key, 0.0) + told[stage] * told["seconds"]
+    for (name, stage), seconds in sums.items():
+        spent.add_metric([name, stage], seconds)
+    yield spent
+    share = GaugeMetricFamily("headrace_workers_stage_ratio", "Share of live workers' time by stage.", labels=["stage"])
+    meters: list[Any] = [worker["meter"] for worker in status["workers"] if worker.get("meter")]
+    total = sum(told["seconds"] for told in meters)
+    for stage in STAGES if total else ():
+        share.add_metric([stage], sum(told[stage] * told["seconds"] for told in meters) / total)
+    yield share
 
 
 def _states(name: str, help_: str, labels: list[str], found: Sequence[tuple[list[str], str]], states: Any) -> Metric:

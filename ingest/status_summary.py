@@ -62,6 +62,7 @@ def books(stream: StreamStatus) -> OutputStatus:
         "quarantined": 0,
         "rejected": {},
         "duplicates": 0,
+        "engine": None,
     }
     for output in stream["outputs"]:
         total["records"] += output["records"]

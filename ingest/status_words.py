@@ -6,6 +6,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from headrace.ingest.engine_words import in_words
+
 #: Shown where a value is unknown.
 UNKNOWN = "–"
 
@@ -76,6 +78,11 @@ def milliseconds(seconds: float | None) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
+def percent(share: float | None) -> str:
+    """96.8 %."""
+    return UNKNOWN if share is None else f"{share * 100:.1f} %"
+
+
 def clock(us: int | None) -> str:
     """2025-06-14 12:03:20 UTC."""
     at = _time(us)
@@ -121,3 +128,8 @@ def _time(us: int | None) -> datetime | None:
         return datetime.fromtimestamp(us / 1e6, UTC)
     except (OverflowError, ValueError, OSError):
         return None  # a source may stamp a year that no calendar holds
+
+
+def engine(one: dict[str, Any] | None) -> str:
+    """The engine of a stream, and those that it may not use any more."""
+    return in_words(one) if one else UNKNOWN

@@ -10,42 +10,20 @@ A plain class without Ray: the inline engine runs it in threads, the Ray engine 
 from __future__ import annotations
 
 import json
-import os
-import selectors
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from headrace.ingest.child_environment import child_environment
-from headrace.ingest.slot import EXIT_OOM, SlotReader, cpu_seconds
-from headrace.ingest.task import Conviction
-from headrace.shards.entry import split_digest
+from headrace.ingest.child_process import Child, ChildPool, Death
 
-#: Signals that a process brings on itself; SIGKILL and SIGTERM come from outside.
-FAULTS = {
-    signal.SIGSEGV,
-    signal.SIGBUS,
-    signal.SIGABRT,
-    signal.SIGFPE,
-    signal.SIGILL,
-    signal.SIGTRAP,
-    signal.SIGSYS,
-    signal.SIGXCPU,
-}
+if TYPE_CHECKING:  # what is needed only after a death is imported then: an actor starts with this file
+    from headrace.ingest.task import Conviction
 
 PARTS = ("live", "batch", "receive")  #: what one worker of a service runs; a part without work keeps no process
 
 _OUTSIDE_KILLS = 20  # a task whose child is killed from outside more often than this, without progress, is given up
+_FIRST_WAIT_S = 0.005  # before work is asked for again; twice as long each time, up to what the coordinator says
 _PROBES = 5  # tries of a probe that something outside keeps killing
-_BEAT_S = 1.0
-_WALL_FACTOR = 4  # a record may wait (for a disk, a core) this many times its CPU limit
 
 
 class Coordinator(Protocol):
@@ -82,38 +60,35 @@ class Coordinator(Protocol):
         """Counters since the start of the task, for progress only."""
 
 
-@dataclass(frozen=True)
-class Death:
-    """How a child ended before its task was done."""
-
-    cause: str  #: "fault:SIGSEGV", "oom", "hang", "outside:SIGKILL", "exit:3"
-    in_flight: dict[str, Any] | None
-    stderr: str
-
-
 class Supervisor:
-    """One worker: at most one child process at a time."""
+    """One worker: at most one child process at a time, taken from `children` (its own, if none are given)."""
 
-    def __init__(self, worker: str, coordinator: Coordinator, runtime: dict[str, Any]) -> None:
+    def __init__(
+        self, worker: str, coordinator: Coordinator, runtime: dict[str, Any], children: ChildPool | None = None
+    ) -> None:
         self.worker = worker
         self._coordinator = coordinator
         self._runtime = runtime
         streams = runtime["pipeline"]["streams"]
         self._time_s = {name: float(stream["limits"]["time_s"]) for name, stream in streams.items()}
-        self._scratch = Path(tempfile.mkdtemp(prefix=f"headrace-{os.getpid()}-"))
-        self._child: _Child | None = None
+        self._children = children or ChildPool()
+        self._shared = children is not None
+        self._child: Child | None = None  #: that has the task at hand
         self._stopping = threading.Event()
 
     def run(self) -> None:
         """Take and do tasks until there are none left. Blocks."""
+        waits = 0
         try:
             while not self._stopping.is_set():
                 task = self._coordinator.lease(self.worker)
                 if task is None:
                     return
                 if task["kind"] == "wait":
-                    time.sleep(task["seconds"])
+                    time.sleep(min(task["seconds"], _FIRST_WAIT_S * 2**waits))
+                    waits = min(waits + 1, 16)
                     continue
+                waits = 0
                 self._do(task)
         finally:
             self.close()
@@ -125,14 +100,12 @@ class Supervisor:
             self._child.kill()
 
     def close(self) -> None:
-        """End the child and remove its temporary files."""
+        """End the child, and the idle ones if nobody else may take them."""
         if self._child is not None:
             self._child.kill()
             self._child = None
-        for path in sorted(self._scratch.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
-        if self._scratch.exists():
-            self._scratch.rmdir()
+        if not self._shared:
+            self._children.close()
 
     def _do(self, task: dict[str, Any] | None) -> None:
         deaths = 0
@@ -155,7 +128,7 @@ class Supervisor:
 
     def _attempt(self, task: dict[str, Any]) -> Death | None:
         """Run one task in the child; None when it was finished, failed or taken away."""
-        child = self._ready_child()
+        self._child = child = self._children.take(self._runtime, self.worker)
         key = task["key"]
         child.send({"task": task})
         while True:
@@ -182,9 +155,11 @@ class Supervisor:
             elif kind == "progress":
                 self._coordinator.report(self.worker, key, message["counters"])
             elif kind == "done":
+                self._rest()
                 self._coordinator.done(self.worker, key, message["result"])
                 return None
             elif kind == "failed":
+                self._rest()
                 self._coordinator.fail(self.worker, key, message["error"])
                 return None
 
@@ -192,6 +167,9 @@ class Supervisor:
         """Probe the suspects of a death; True if one was convicted."""
         if not death.in_flight:
             return False
+        from headrace.ingest.task import Conviction
+        from headrace.shards.entry import split_digest
+
         suspects = death.in_flight["suspects"]
         verdict = self._probe(task, suspects)
         if verdict is None and not death.cause.startswith("outside"):
@@ -211,8 +189,11 @@ class Supervisor:
 
     def _probe(self, task: dict[str, Any], suspects: list[dict[str, Any]]) -> Conviction | None:
         """Try the suspects, one record at a time, in a fresh child. Repeated when it is killed from outside."""
+        from headrace.ingest.task import Conviction
+        from headrace.shards.entry import split_digest
+
         for _ in range(_PROBES):
-            child = _Child(self._runtime, self._scratch, f"{self.worker}-probe")
+            child = self._children.take(self._runtime, f"{self.worker}-probe", fresh=True)
             try:
                 child.send({"task": _probe_task(task, suspects)})
                 end = child.receive(self._limit(task))
@@ -238,10 +219,11 @@ class Supervisor:
             return max((float(lane["spec"]["limits"]["time_s"]) for lane in task["lanes"]), default=float("inf"))
         return self._time_s.get(task["stream"], float("inf"))
 
-    def _ready_child(self) -> _Child:
-        if self._child is None:
-            self._child = _Child(self._runtime, self._scratch, self.worker)
-        return self._child
+    def _rest(self) -> None:
+        """The child has no task any more."""
+        child, self._child = self._child, None
+        if child is not None:
+            self._children.give_back(child)
 
 
 def _probe_task(task: dict[str, Any], suspects: list[dict[str, Any]]) -> dict[str, Any]:
@@ -267,117 +249,3 @@ def _reason(cause: str) -> str:
     if kind in ("oom", "hang"):
         return kind
     return f"crash:{detail}" if detail else "crash"
-
-
-class _Child:
-    """A spawned process that speaks JSON lines over two pipes of its own (stdout is left to libraries that print)."""
-
-    def __init__(self, runtime: dict[str, Any], scratch: Path, name: str) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="child-", dir=scratch))
-        self._slot = SlotReader(self._folder / "slot")
-        to_child, self._to_child = os.pipe()
-        self._from_child, from_child = os.pipe()
-        self._stderr_path = self._folder / "stderr"
-        with open(self._stderr_path, "wb") as stderr:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "headrace.ingest.child",
-                    str(to_child),
-                    str(from_child),
-                    str(self._folder / "slot"),
-                ],
-                pass_fds=(to_child, from_child),
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-                env=child_environment(self._folder),
-                start_new_session=True,
-            )
-        os.close(to_child)
-        os.close(from_child)
-        self._buffer = b""
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._from_child, selectors.EVENT_READ)
-        self._killed_as: str | None = None
-        self.send({"runtime": runtime, "name": name})
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Write one message; a dead child is noticed by the next `receive`."""
-        data = json.dumps(message).encode() + b"\n"
-        try:
-            while data:
-                data = data[os.write(self._to_child, data) :]
-        except BrokenPipeError:
-            return
-
-    def receive(self, time_s: float, beat: Callable[[], None] | None = None) -> dict[str, Any] | Death:
-        """The next message, or how the child ended. It is ended when its record takes over `time_s` CPU seconds.
-
-        `beat` is called now and then while the child is busy and alive.
-        """
-        beaten = time.monotonic()
-        while True:
-            if beat is not None and time.monotonic() - beaten > _BEAT_S:
-                beaten = time.monotonic()
-                beat()
-            line, newline, rest = self._buffer.partition(b"\n")
-            if newline:
-                self._buffer = rest
-                message: dict[str, Any] = json.loads(line)
-                return message
-            if self._selector.select(timeout=0.25):
-                data = os.read(self._from_child, 1 << 20)
-                if not data:
-                    return self._death()
-                self._buffer += data
-                continue
-            if self._killed_as is None and self._over_time(time_s):
-                self._killed_as = "hang"
-                self._process.kill()
-
-    def _over_time(self, time_s: float) -> bool:
-        times = self._slot.times()
-        if times is None:
-            return False
-        wall, cpu = times
-        used = cpu_seconds(self._process.pid)
-        if used is not None and used - cpu > time_s:
-            return True
-        return time.monotonic() - wall > _WALL_FACTOR * time_s
-
-    def _death(self) -> Death:
-        code = self._process.wait()
-        in_flight = self._slot.in_flight()
-        stderr = self._stderr_path.read_text(errors="replace") if self._stderr_path.exists() else ""
-        if self._killed_as:
-            cause = self._killed_as
-        elif code == EXIT_OOM:
-            cause = "oom"
-        elif code < 0 and signal.Signals(-code) in FAULTS:
-            cause = f"fault:{signal.Signals(-code).name}"
-        elif code < 0:
-            cause = f"outside:{signal.Signals(-code).name}"
-        else:
-            cause = f"exit:{code}"
-        self._clean()
-        return Death(cause, in_flight, stderr)
-
-    def kill(self) -> None:
-        """End it now, with everything in its session."""
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        self._clean()
-
-    def _clean(self) -> None:
-        for fd in (self._to_child, self._from_child):
-            if fd >= 0:
-                os.close(fd)
-        self._to_child = self._from_child = -1
-        self._selector.close()
-        for path in sorted(self._folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-        if self._folder.exists():
-            self._folder.rmdir()

@@ -1,5 +1,5 @@
-"""What a worker is told to do, as JSON: encode a lane, collect a fit set, fit a tokenizer,
-probe suspects, serve live lanes, receive into spools, or replay quarantined rows."""
+"""What a worker is told to do, as JSON: encode a lane, collect a fit set, fit a tokenizer, probe suspects,
+serve live lanes, receive into spools, replay quarantined rows, or encode again what a retired engine made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from headrace.ingest.place import Place, PlanRow
 from headrace.shards import entry as log
 
-Kind = Literal["encode", "collect", "fit", "probe", "live", "receive", "replay"]
+Kind = Literal["encode", "collect", "fit", "probe", "live", "receive", "replay", "reencode"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class Task:
     spec: dict[str, Any] | None = None  #: the stream's section, where it may differ from the pipeline that began
     max_commit_delay_s: float | None = None  #: in a service: commit at least this often
     replay: dict[str, Any] = field(default_factory=dict)  #: of a replay task: see `replay_run.Replay.tasks`
+    retired: list[list[str]] = field(default_factory=list)  #: [fingerprint, engine] of engines that encode no more
+    reencode: dict[str, Any] = field(default_factory=dict)  #: of a reencode task: see `reencode_plan.py`
 
     def to_json(self) -> dict[str, Any]:
         """For the pipe to a child, or a Ray call."""
@@ -90,6 +92,8 @@ class Task:
             "spec": self.spec,
             "max_commit_delay_s": self.max_commit_delay_s,
             "replay": self.replay,
+            "retired": self.retired,
+            "reencode": self.reencode,
         }
 
     @classmethod
@@ -114,4 +118,6 @@ class Task:
             spec=value["spec"],
             max_commit_delay_s=value["max_commit_delay_s"],
             replay=value["replay"],
+            retired=value["retired"],
+            reencode=value["reencode"],
         )

@@ -84,7 +84,8 @@ class Walk:
         seen: Remembers | None = None,
     ) -> None:
         self.place = place
-        self.seconds = {"read": 0.0, "normalize": 0.0}
+        #: Of a read, what took no CPU of this thread is waiting: for the source, the disk, or a free core.
+        self.seconds = {"read": 0.0, "wait": 0.0, "normalize": 0.0}
         self._source = source
         self._normalizer = normalizer
         self._rows = rows
@@ -117,7 +118,7 @@ class Walk:
                     row, after, reason, f"reading on from {after} {_deed(reason)}; the rest of the split is refused"
                 )
                 return
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.thread_time()
             self._slot.enter("read", [Suspects(split, [(after, 0)])])
             try:
                 got = next(reads, None)
@@ -130,7 +131,9 @@ class Walk:
             except OSError as exc:
                 raise SourceError(f"{split.id}: {exc.strerror or exc}") from exc
             self._slot.leave()
-            self.seconds["read"] += time.perf_counter() - started
+            busy = time.thread_time() - worked
+            self.seconds["read"] += busy
+            self.seconds["wait"] += max(0.0, time.perf_counter() - started - busy)
             if got is None:
                 return
             if isinstance(got, Idle):

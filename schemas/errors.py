@@ -18,7 +18,8 @@ HeadraceError
 ├── ShardError           bytes of a shard differ from what the log says
 └── TokenizerError       a tokenizer cannot do what was asked
     ├── NotFitted        it needs `headrace fit` first
-    └── SchemaMismatch   bands, units or dtype differ from the artefact's
+    ├── SchemaMismatch   bands, units or dtype differ from the artefact's
+    └── EngineMismatch   a fast engine gave other tokens than the reference library
 """
 
 from __future__ import annotations
@@ -166,3 +167,15 @@ class NotFitted(TokenizerError):
 
 class SchemaMismatch(TokenizerError):
     """A record's bands, units or dtype differ from the artefact's."""
+
+
+class EngineMismatch(TokenizerError):
+    """A fast engine gave other tokens than the reference library for `row` of the batch.
+
+    The record is not quarantined: it is good, and the engine is not.
+    """
+
+    def __init__(self, message: str, *, engine: str, row: int) -> None:
+        self.engine = engine
+        self.row = row
+        super().__init__(message)

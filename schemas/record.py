@@ -374,11 +374,18 @@ def record_id(stream: str, object_id: str, locator: str, content_sha256: bytes) 
 
 def record_ids(stream: str, objects: Iterable[str], locators: Iterable[str], hashes: Iterable[bytes]) -> list[bytes]:
     """`record_id` of many records of one stream."""
-    head, found = _sized(stream.encode()), []
+    stream_part, found, sha256 = _sized(stream.encode()), [], hashlib.sha256
+    last: str | None = None
     for object_id, locator, content_sha256 in zip(objects, locators, hashes):
-        parts = head + _sized(object_id.encode()) + _sized(locator.encode()) + _sized(content_sha256)
-        found.append(hashlib.sha256(parts).digest()[:16])
+        if object_id != last:  # most records come from the object of the one before
+            head, last = stream_part + _sized(object_id.encode()), object_id
+        place = locator.encode()
+        parts = head + len(place).to_bytes(8, "little") + place + _HASH_SIZE + content_sha256
+        found.append(sha256(parts).digest()[:16])
     return found
+
+
+_HASH_SIZE = (32).to_bytes(8, "little")  # of a content hash
 
 
 def _sized(part: bytes) -> bytes:

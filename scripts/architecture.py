@@ -34,6 +34,7 @@ HEADINGS = {
     "src/headrace": "the public names and the command line",
     "benchmarks": "measured work",
     "benchmarks/loader_peers": "the loaders that ours is measured with",
+    "benchmarks/peers": "the tools that headrace is measured with",
     "deploy": "running it on clusters",
     "examples": "runnable pipelines",
     "scripts": "chores of this repository",

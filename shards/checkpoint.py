@@ -13,6 +13,7 @@ from typing import Any
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import FormatTooNew, LogError
 from headrace.shards.books import SourceCounts, StreamCounts
+from headrace.shards.engines import Engines
 from headrace.shards.entry import (
     FORMAT,
     Block,
@@ -167,10 +168,12 @@ def _rest(state: State) -> dict[str, Any]:
     replayed = {"replayed": [[path, _plain(spans)] for path, spans in sorted(state.replayed.items())]}
     retired = {"retired": state.retired.to_json()} if len(state.retired) else {"paths": []}
     blurred = {"blurred": rows(state.blurred)} if state.blurred else {}
+    engines = {"engines": state.engines.to_json()} if state.engines else {}
     return {
         **(replayed if state.replayed else {}),
         **retired,
         **blurred,
+        **engines,
         "v": state.v,
         "digest": state.digest,
         "epoch": state.epoch,
@@ -232,6 +235,7 @@ def _restore(rest: dict[str, Any]) -> State:
     state.streams = {name: StreamCounts.from_json(c) for name, c in rest["streams"].items()}
     state.sources = {name: SourceCounts.from_json(c) for name, c in rest["sources"].items()}
     state.blurred = {(a, b): [Span.from_json(s) for s in value] for a, b, value in rest.get("blurred", [])}
+    state.engines = Engines.from_json(rest["engines"]) if "engines" in rest else Engines()
     state.doomed = set(rest["doomed"])
     state.retired = Retired.from_json(rest["retired"]) if "retired" in rest else Retired()
     for path in rest.get("paths", []):  # a checkpoint from before names replaced files did not say when it was

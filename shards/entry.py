@@ -26,8 +26,12 @@ from headrace.shards.wire import Wire, WireError
 #: Major version of the dataset's layout. Readers refuse a newer one.
 FORMAT = 1
 
-#: claim: a writer takes over. commit: samples and places. forget, compact: change what is live. end: the epoch is over.
-Kind = Literal["claim", "commit", "forget", "compact", "end"]
+#: claim: a writer takes over. commit: samples and places. end: the epoch is over.
+#: forget, compact, reencode: change what is live.
+Kind = Literal["claim", "commit", "forget", "compact", "reencode", "end"]
+
+#: Key of an entry's `ext`: lane ("tide/L0007") → the fast engine that made the samples it adds; not "reference".
+ENGINES = "headrace.engines"
 
 _STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 
@@ -286,6 +290,31 @@ class Watermark(Wire):
     event_time_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class RetiredEngine(Wire):
+    """A fast engine that gave other tokens than the reference library: from here on nobody encodes with it.
+
+    A reader that does not know this field refuses the entry, as it must: as a writer it would go on with the engine.
+    """
+
+    fingerprint: str  #: of the tokenizer
+    engine: str  #: what `Tokenizer.engine` said: a library with its version
+    stream: str = ""  #: of the record that it was found by
+    record: str = ""  #: id of that record, hex; empty if the engine failed before any record
+
+
+@dataclass(frozen=True, slots=True)
+class Reencoded(Wire):
+    """Samples that a retired engine had made, made again by the reference library, or left because that cannot be."""
+
+    stream: str
+    lane: int
+    checked: list[Span] = field(default_factory=list)  #: their tokens are the reference library's from here on
+    replaced: list[Span] = field(default_factory=list)  #: those of them that had others; `replace` has their shards
+    unchecked: list[Span] = field(default_factory=list)  #: their records are not to be had again: they stay as they are
+    tokens: int = 0  #: that the stream holds more than before
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry(Wire):
     """One version of a dataset. Writers fill the parts; the log fills v, prev, id, epoch and `first_seq`."""
@@ -321,6 +350,8 @@ class Entry(Wire):
 
     tokenizers: list[TokenizerInfo] = field(default_factory=list)
     vocab: str | None = None  #: sha256 of `vocab/<sha256>.json`, from here on
+    retired_engines: list[RetiredEngine] = field(default_factory=list)
+    reencoded: list[Reencoded] = field(default_factory=list)
     books: Books = field(default_factory=Books)
     ext: dict[str, Any] = field(default_factory=dict)  #: free; readers that do not know a key ignore it
 
@@ -332,7 +363,9 @@ def joined(entries: list[Entry]) -> Entry:
         return first
     lists = ("add", "quarantine", "replayed", "places", "carry", "dedup", "gaps", "watermarks")
     parts: dict[str, Any] = {name: [x for entry in entries for x in getattr(entry, name)] for name in lists}
-    return replace(first, **parts, books=merge(entry.books for entry in entries))
+    engines = {lane: engine for entry in entries for lane, engine in entry.ext.get(ENGINES, {}).items()}
+    ext = {**first.ext, ENGINES: engines} if engines else first.ext
+    return replace(first, **parts, ext=ext, books=merge(entry.books for entry in entries))
 
 
 def lane_file(source: str, lane: int, path: str, data: bytes, before: LaneFile | None = None) -> LaneFile:

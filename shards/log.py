@@ -17,6 +17,7 @@ import logging
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from headrace.schemas.errors import BrokenLog, Fenced, LogError, StorageError
 from headrace.shards.checkpoint import EVERY, BrokenCheckpoint, checkpoint_name, read_checkpoint, write_checkpoint
@@ -208,9 +209,10 @@ class CommitLog:
                     self._checkpoint()
                 return sealed.v
 
-    def end(self) -> int:
-        """Say that this epoch is over: no writer is live until the next claim. Raises as `append`."""
-        v = self.append(Entry(kind="end"))
+    def end(self, ext: Mapping[str, Any] | None = None) -> int:
+        """Say that this epoch is over: no writer is live until the next claim. `ext` as in `Entry`. Raises as `append`.
+        """
+        v = self.append(Entry(kind="end", ext=dict(ext or {})))
         self.epoch = None
         return v
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from headrace.shards.additions import Additions
 from headrace.shards.dataset import Dataset
+from headrace.shards.engines import Again
+from headrace.shards.log import CommitLog
 
 _BULK = ("tokens", "pixels", "samples", "data", "t", "value", "valid", "cloud")
 
@@ -29,7 +31,23 @@ def origin(dataset: Dataset, stream: str, lane: int, seq: int) -> dict[str, Any]
         "shard": located[0].path if located else None,
         "row": located[1] if located else None,
         "commit": Additions(dataset.store, dataset.state).version((stream, lane), seq),
+        "reencoded": _reencoded(dataset, stream, lane, seq),
     }
+
+
+def _reencoded(dataset: Dataset, stream: str, lane: int, seq: int) -> dict[str, Any] | None:
+    """The entry that replaced the tokens of a sample by those of the reference library; None if none did."""
+    again = dataset.state.engines.again.get(stream, Again())
+    if not again.first_v:
+        return None
+    found = None
+    for entry, _ in CommitLog(dataset.store).entries(again.first_v, again.last_v):
+        own = (span for r in entry.reencoded if (r.stream, r.lane) == (stream, lane) for span in r.replaced)
+        if any(span.start <= seq < span.stop for span in own):
+            found = entry.v
+    retired = dataset.state.engines.of_stream(stream, dataset.state.settings)
+    engines = [{"engine": r.engine, "retired": r.v} for r in retired]
+    return None if found is None else {"commit": found, "with": "the reference library", "instead_of": engines}
 
 
 def _plain(value: Any) -> Any:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import REASONS, ShardError, StorageError
@@ -21,6 +20,9 @@ from headrace.shards.entry import QuarantineInfo
 from headrace.shards.ipc import BlockEncoder, head, tail
 from headrace.shards.names import quarantine_name
 from headrace.shards.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc  # takes long to import, and every decoding process writes quarantine
 
 #: Raw bytes kept per row.
 KEEP_BYTES = 16 << 20

@@ -13,7 +13,9 @@ from typing import Any
 from headrace.schemas.canonical import canonical_json, position_json
 from headrace.schemas.errors import BrokenLog, LogError, SettingsDiffer, Unbalanced
 from headrace.shards.books import SourceCounts, StreamCounts
+from headrace.shards.engines import Engines
 from headrace.shards.entry import (
+    ENGINES,
     Conviction,
     Entry,
     GapInfo,
@@ -80,6 +82,7 @@ class State:
     vocab: str | None = None
     streams: dict[str, StreamCounts] = field(default_factory=dict)  #: books, summed over all entries
     sources: dict[str, SourceCounts] = field(default_factory=dict)
+    engines: Engines = field(default_factory=Engines)  #: who made samples, where it was not the reference library
     ext: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -166,6 +169,7 @@ class State:
             raise LogError(f"{COLLECTED} is {_collected(entry)}, not an earlier version than {entry.v}")
         for change in entry.replace:
             self._check_replace(change, entry, known)
+        self.engines.check(entry, known, lambda key: self.shards.get(key, []), StalePlace)
         for source, segments in _by_source(entry.plan).items():
             have = len(self.plan.get(source, []))
             if [s.number for s in segments] != list(range(have, have + len(segments))):
@@ -396,7 +400,8 @@ class State:
             self.sources[line.source] = self.sources.get(line.source, SourceCounts()).plus(line)
         for stream, counts in entry.books.streams.items():
             self.streams[stream] = self.streams.get(stream, StreamCounts()).plus(counts)
-        self.ext.update(entry.ext)
+        self.engines.apply(entry, self.streams, self.changed)
+        self.ext.update((name, value) for name, value in entry.ext.items() if name != ENGINES)
         if COLLECTED in entry.ext:
             self.retired.drop(_collected(entry))
 

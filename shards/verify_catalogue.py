@@ -78,8 +78,13 @@ class CatalogueCheck:
         return total
 
     def _is_of_other_version(self, file: CatalogueFile) -> bool:
-        """Whether it may rightly differ: the catalogue is of the head, and the pinned version is older."""
-        return file.stop > self._dataset.version or written_at(self._dataset.store, file) > self._dataset.version
+        """Whether it may rightly differ: the catalogue is of the head, and the pinned version is older.
+
+        Or samples were encoded again since: the next writer's update follows.
+        """
+        written = written_at(self._dataset.store, file)
+        again = max((a.last_v for a in self._dataset.state.engines.again.values()), default=0)
+        return file.stop > self._dataset.version or written > self._dataset.version or written < again
 
 
 class _RowsDigest:

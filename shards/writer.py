@@ -9,7 +9,6 @@ Works in a process that knows nothing of the log: `ShardInfo.to_json()` travels 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +21,7 @@ from headrace.shards.ipc import BlockEncoder, head, tail
 from headrace.shards.names import shard_name
 from headrace.shards.plain_arrays import row_sizes
 from headrace.shards.store import Store
+from headrace.shards.writer_behind import WriteBehind
 
 TARGET_BLOCK_BYTES = 4 << 20
 
@@ -53,13 +53,13 @@ class ShardWriter:
         self._pending_bytes = 0
         self._encoder = BlockEncoder(schema)
         self._tokens_at = schema.get_field_index("tokens")
-        self._blocks: list[Block] = []
+        self._blocks: list[tuple[int, int, int, int]] = []  #: offset, length, rows, tokens
         self._footer: list[tuple[int, int, int]] = []
-        self._sha256 = hashlib.sha256()
         self._file = store.writer(self.path)
+        self._out = WriteBehind(self._file)
         first = head(schema)
         self._head = (len(first), xxhash.xxh3_64_hexdigest(first))
-        self._write(first)
+        self._out.write(first)
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Add the rows of a batch. Raises: ValueError if its columns are not the schema's; StorageError."""
@@ -76,7 +76,7 @@ class ShardWriter:
         for row, size in enumerate(sizes.tolist()):
             if self._pending_bytes and self._pending_bytes + size > self._target:
                 self._keep(batch, start, row)
-                self._flush()
+                self._flush(more=True)
                 start = row
             self._pending_bytes += size
         self._keep(batch, start, batch.num_rows)
@@ -92,30 +92,36 @@ class ShardWriter:
         if not self.rows or told != self.rows:
             self.abort()
             raise ValueError(f"{self.path}: {self.rows} rows were appended, the ranges say {told}")
-        self._flush()
+        self._flush(more=False)
         last = tail(self.schema, self._footer)
-        self._write(last)
-        size = self._file.tell()
+        self._out.write(last)
+        blocks = [Block(*told, checksum) for told, checksum in zip(self._blocks, self._out.finish())]
         if not self._file.close():
             raise StorageError(f"{self.path} exists already, though its name was made for this attempt")
         return ShardInfo(
             stream=self.stream,
             lane=self.lane,
             path=self.path,
-            sha256=self._sha256.hexdigest(),
-            bytes=size,
+            sha256=self._out.hexdigest(),
+            bytes=self._out.size,
             rows=self.rows,
-            tokens=sum(b.tokens for b in self._blocks),
+            tokens=sum(b.tokens for b in blocks),
             head_bytes=self._head[0],
             head_xxh3=self._head[1],
             tail_xxh3=xxhash.xxh3_64_hexdigest(last),
-            blocks=self._blocks,
+            blocks=blocks,
             ranges=list(ranges),
         )
 
     def abort(self) -> None:
         """Leave nothing behind. Harmless after `close`."""
+        self._out.abort()
         self._file.abort()
+
+    @property
+    def seconds_behind(self) -> float:
+        """CPU seconds of writing that were not the caller's; known after `close`."""
+        return self._out.seconds
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -127,7 +133,7 @@ class ShardWriter:
         if stop > start:
             self._pending.append(batch.slice(start, stop - start))
 
-    def _flush(self) -> None:
+    def _flush(self, *, more: bool) -> None:
         batches, self._pending, self._pending_bytes = self._pending, [], 0
         if not batches:
             return
@@ -138,17 +144,11 @@ class ShardWriter:
         )
         tokens = len(columns[self._tokens_at].flatten()) if self._tokens_at >= 0 else 0
         metadata_bytes, parts = self._encoder.encode(columns)
-        offset, state = self._file.tell(), xxhash.xxh3_64()
-        for part in parts:
-            state.update(part)
-            self._write(part)
-        length = self._file.tell() - offset
-        self._blocks.append(Block(offset, length, len(columns[0]), tokens, state.hexdigest()))
+        offset = self._out.size
+        self._out.block(parts, more=more)
+        length = self._out.size - offset
+        self._blocks.append((offset, length, len(columns[0]), tokens))
         self._footer.append((offset, metadata_bytes, length - metadata_bytes))
-
-    def _write(self, part: bytes | memoryview) -> None:
-        self._sha256.update(part)
-        self._file.write(part)
 
 
 def shard_metadata(stream: str, digest: str, tokenizer: str | None, **more: str) -> dict[str, str]:

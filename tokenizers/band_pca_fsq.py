@@ -15,7 +15,6 @@ and needs far fewer tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,24 +25,20 @@ from headrace.schemas.errors import NotFitted, SchemaMismatch, TokenizerError
 from headrace.schemas.record import Modality, RecordBuilder, modality_of, payload_views
 from headrace.tokenizers.arrays import Array
 from headrace.tokenizers.artefact_checks import check_artefact
+from headrace.tokenizers.band_scores import LIMIT, UNIT, BandScores, band_scores
 from headrace.tokenizers.contract import Artefact, Encoded, FitBudget, Tokenizer, TokenizerConfig
 from headrace.tokenizers.exact_math import root_mean_square
 from headrace.tokenizers.fit_rows import fit_rows, held_out, summary, thinned, training_card
 from headrace.tokenizers.integer_pca import IntegerPca
 from headrace.tokenizers.integers import Reader
-from headrace.tokenizers.loc_scale import measure, plausible, restore
+from headrace.tokenizers.loc_scale import plausible, restore
 from headrace.tokenizers.patch_ids import PatchIds
-from headrace.tokenizers.patch_masks import mean_filled
-from headrace.tokenizers.patches import cut_raster, grid, join_raster
+from headrace.tokenizers.patches import grid, join_raster
 from headrace.tokenizers.pca_fit import fit_pca, grid_prior
 from headrace.tokenizers.pca_pictures import Body
 from headrace.tokenizers.raster_rows import DTYPES, valid_pixels
 
 KIND = "band-pca-fsq"
-#: A standard score of 1 is this many integer units, and scores beyond ±32 are clipped (and counted).
-UNIT = 256.0
-LIMIT = 32 * 256
-_SCALE_BITS = 10
 _SAMPLE_VALUES = 16 << 20
 _MAX_SIDE = 1 << 20
 _WIDE = ("uint32", "int32", "float64")
@@ -55,25 +50,6 @@ class BandPcaFsqConfig(TokenizerConfig):
     patch: int = Field(8, ge=2, le=32, description="side of a patch in pixels")
     codes: int = Field(64_000, ge=2, le=1 << 20, description="most codes a token has; a patch's tokens share them")
     stages: int = Field(1, ge=1, le=16, description="tokens per patch and band")
-
-
-@dataclass(frozen=True)
-class _Band:
-    """A band's tile by patches: header (exponent, scale, loc); scores in units, valid: (patches, area)."""
-
-    header: tuple[int, int, int]
-    scores: Array
-    valid: Array
-
-    @property
-    def integers(self) -> Array:
-        """The scores within ±LIMIT."""
-        return np.clip(self.scores, -LIMIT, LIMIT)
-
-    @property
-    def beyond(self) -> int:
-        """How many scores are not."""
-        return int((np.abs(self.scores) > LIMIT).sum())
 
 
 class BandPcaFsq(Tokenizer):
@@ -113,7 +89,7 @@ class BandPcaFsq(Tokenizer):
         share = _SAMPLE_VALUES / max(1, sum(next(payload_views(row)).size for row in train))
         chosen = [np.zeros((0, area), np.int16)]
         for band in (band for row in train for band in _bands(row, 0, config.patch) or []):
-            whole = np.flatnonzero(band.valid.all(axis=1))
+            whole = np.arange(len(band.integers)) if band.valid is None else np.flatnonzero(band.valid.all(axis=1))
             chosen.append(band.integers[whole[thinned(len(whole), share, seed)]].astype(np.int16))
         sample = np.concatenate(chosen)
 
@@ -151,13 +127,10 @@ class BandPcaFsq(Tokenizer):
         errors, clipped, known, outside, coefficients = [], 0, 0, 0, 0
         for band in bands:
             parts.append(np.array(spell(*band.header)))
-            filled = mean_filled(band.integers[:, None], band.valid[:, None])[:, 0]
-            coded = list(self._pca.encode(filled))
-            codes = np.concatenate([c.codes for c in coded]) if coded else np.zeros((0, self._stages), np.uint32)
-            parts.append(self._ids.masks.write(codes, band.valid))
-            errors.append(_relative_error(band, [c.rebuilt for c in coded]))
-            clipped, known = clipped + band.beyond, known + int(band.valid.sum())
-            outside += sum(int(c.outside.sum()) for c in coded)
+            codes, rebuilt, beyond = self._pca.encode_all(band.filled)
+            parts.append(codes.reshape(-1) if band.valid is None else self._ids.masks.write(codes, band.valid))
+            errors.append(band.relative_error(rebuilt))
+            clipped, known, outside = clipped + band.beyond, known + band.known, outside + beyond
             coefficients += len(codes) * self._pca.components
         measured = [e for e in errors if e is not None]
         error = float(root_mean_square(np.array(measured), np.array([0, len(measured)]))[0]) if measured else np.nan
@@ -197,16 +170,18 @@ class BandPcaFsq(Tokenizer):
         return np.stack(out) if out else np.zeros((0, height, width), dtype)
 
 
-def _bands(records: pa.RecordBatch, row: int, patch: int) -> Iterator[_Band] | None:
+def _bands(records: pa.RecordBatch, row: int, patch: int) -> Iterator[BandScores] | None:
     """Every band of a record as integers; None if its dtype cannot be tokenized. Raises: RecordError."""
     stored = next(payload_views(records.slice(row, 1)))
     pixels = _planes(stored)
     if pixels.dtype.name not in DTYPES:
         return None
     valid = valid_pixels(records, row, stored)
+    if valid.all():
+        return (band_scores(band, None, patch) for band in pixels)
     if stored.dtype.kind == "c":
         valid = np.repeat(valid, 2, axis=0)
-    return (_band(pixels[b], valid[b], patch) for b in range(len(pixels)))
+    return (band_scores(band, None if there.all() else there, patch) for band, there in zip(pixels, valid))
 
 
 def _planes(pixels: Array) -> Array:
@@ -220,23 +195,3 @@ def _planes(pixels: Array) -> Array:
     if pixels.dtype.name in ("int64", "uint64"):
         return pixels.astype(np.float64)
     return pixels
-
-
-def _band(pixels: Array, valid: Array, patch: int) -> _Band:
-    known = pixels[valid].astype(np.float64)
-    borders = np.array([0, len(known)]) if len(known) else np.zeros(1, np.int64)
-    found = measure(known, borders, _SCALE_BITS)
-    scores = np.zeros(pixels.shape)
-    scores[valid] = np.rint(found.scores(known, np.diff(borders)) * UNIT)
-    header = found.integers(0) if len(known) else (0, 0, 0)
-    return _Band(header, cut_raster(scores[None], patch), cut_raster(valid[None], patch))
-
-
-def _relative_error(band: _Band, rebuilt: list[Array]) -> float | None:
-    """Root mean square error over the standard deviation; None for a band without data, 0 for a constant one."""
-    if not band.valid.any():
-        return None
-    if band.header[1] == 0:
-        return 0.0
-    missed = (np.concatenate(rebuilt) - band.scores)[band.valid]
-    return float(root_mean_square(missed, np.array([0, len(missed)]))[0]) / UNIT

@@ -12,7 +12,7 @@ sample. The end-of-sequence token is never stored: list borders are the document
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -24,11 +24,13 @@ from headrace.schemas.record import Modality, RecordBuilder, list_views, modalit
 from headrace.tokenizers.arrays import Array
 from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
+from headrace.tokenizers.even_windows import deviation_even, root_mean_square_even
 from headrace.tokenizers.exact_math import mean_and_deviation, root_mean_square
 from headrace.tokenizers.integers import IntegerIds
 
 KIND = "chronos"
 _LANES, _STREAMS, _LEVELS = 8, 4, 4
+_CHUNK_VALUES = 1 << 15
 
 
 class ChronosConfig(TokenizerConfig):
@@ -78,46 +80,99 @@ class Chronos(Tokenizer):
     def encode(self, records: pa.RecordBatch) -> Encoded:
         if modality_of(records) != "sensor":
             raise SchemaMismatch(f"`{KIND}` takes sensor records, not {modality_of(records)}")
-        rows, errors, clips = [], [], []
-        for value, valid in zip(list_views(records, "value"), list_views(records, "valid")):
-            with np.errstate(over="ignore"):
-                x = np.where(valid, value, np.nan).astype(np.float32)
-            ids, scale, beyond = self.bins(x)
-            head = self._ids.spell(*_as_integers(scale)) if self.config.scale_in_tokens else []
-            rows.append(np.concatenate([np.array(head, np.int64), ids]))
-            errors.append(self._error(value, valid, ids, scale))
-            clips.append(beyond / max(1, len(ids)))
-        return Encoded.of(rows, errors, clips, np.dtype(self.token_dtype))
+        value, valid = list(list_views(records, "value")), list(list_views(records, "valid"))
+        lengths = np.array([len(v) for v in value], np.int64)
+        order = np.argsort(lengths, kind="stable").tolist()  # windows of one length are computed together
+        rows: list[Array] = [np.zeros(0, np.int64)] * len(value)
+        errors, clips = np.zeros(len(value)), np.zeros(len(value))
+        for begin, end in even_runs(lengths[order].tolist()):
+            chosen = order[begin:end]
+            bodies, errors[chosen], clips[chosen] = self._part([value[i] for i in chosen], [valid[i] for i in chosen])
+            for i, body in zip(chosen, bodies):
+                rows[i] = body
+        return Encoded.of(rows, errors.tolist(), clips.tolist(), np.dtype(self.token_dtype))
 
-    def bins(self, x: Array) -> tuple[Array, np.float32, int]:
-        """(ids int64, scale, how many values lie beyond the outer bins) of one float32 series with NaN for missing."""
+    def _part(self, value: Sequence[Array], valid: Sequence[Array]) -> tuple[list[Array], Array, Array]:
+        """(bodies, errors, clip fractions) of windows of one length."""
+        given, claimed = np.stack(value), np.stack(valid)
+        with np.errstate(over="ignore"):
+            x = (given if claimed.all() else np.where(claimed, given, np.nan)).astype(np.float32)
+        ids, scale, beyond = self.bins(x)
+        rows = list(ids)
+        if self.config.scale_in_tokens:
+            words, lengths = self._ids.spell_array(_as_integers(scale).reshape(-1))
+            heads = np.split(words, np.cumsum(lengths.reshape(-1, 2).sum(axis=1))[:-1])
+            rows = [np.concatenate(pair) for pair in zip(heads, rows)]
+        return rows, self._errors(given, claimed, ids, scale), beyond / max(1, x.shape[1])
+
+    def bins(self, x: Array) -> tuple[Array, Array, Array]:
+        """(ids int64, scales, how many values lie beyond the outer bins) of float32 (windows, samples).
+
+        NaN is a missing value.
+        """
         c = self.config
-        known = ~np.isnan(x)
-        count = np.float32(known.sum())
+        missing = np.isnan(x)
+        lacking = bool(missing.any())
+        size = np.abs(x)
+        if lacking:
+            size[missing] = 0
+        count = (x.shape[1] - np.count_nonzero(missing, axis=1)).astype(np.float32)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            scale = np.float32(float32_sum(np.where(known, np.abs(x), np.float32(0))) / count)
-            if not scale > 0:
-                scale = np.float32(1)
-            scaled = x / scale
-        ids = np.searchsorted(self._borders, scaled, side="right") + c.n_special_tokens
-        ids = np.clip(ids, 0, c.n_tokens - 1)
-        ids[~known] = c.pad_token_id
-        low, high = np.float32(c.low_limit), np.float32(c.high_limit)
-        beyond = int((known & ~((scaled >= low) & (scaled <= high))).sum())
-        return ids, scale, beyond
+            scale = float32_sums(size) / count
+            scale[~(scale > 0)] = 1
+            scaled = x / scale[:, None]
+        ids = self._find(scaled)
+        ids += c.n_special_tokens
+        np.clip(ids, 0, c.n_tokens - 1, out=ids)
+        inside = (scaled >= np.float32(c.low_limit)) & (scaled <= np.float32(c.high_limit))
+        if lacking:
+            ids[missing] = c.pad_token_id
+            inside |= missing
+        return ids, scale, x.shape[1] - np.count_nonzero(inside, axis=1)
 
-    def _error(self, value: Array, valid: Array, ids: Array, scale: np.float32) -> float:
-        known = np.isfinite(value) & valid
-        if not known.any() or not np.isfinite(scale):
-            return float("nan")
-        borders = np.array([0, int(known.sum())])
-        deviation = float(mean_and_deviation(value[known], borders)[1][0])
-        missed = float(root_mean_square(value[known] - self._values(ids[known], scale), borders)[0])
-        return missed / deviation if deviation > 0 else (0.0 if missed == 0 else float("nan"))
+    def _find(self, scaled: Array) -> Array:
+        """How many borders are <= each value, int64; NaN counts as beyond all.
 
-    def _values(self, ids: Array, scale: np.float32) -> Array:
+        Borders lie evenly but for rounding, so a value's place is computed, and two comparisons make it exact.
+        """
+        borders, inner = self._borders, self._borders[1:-1]
+        if len(inner) < 2 or not np.isfinite(scaled).all():
+            return np.searchsorted(borders, scaled, side="right").astype(np.int64)
+        step = (float(inner[-1]) - float(inner[0])) / (len(inner) - 1)
+        place = scaled * np.float32(1 / step)
+        place -= np.float32(float(inner[0]) / step)
+        np.clip(place, 0, len(inner) - 1, out=place)
+        near = np.rint(place).astype(np.int64)  # at most a few thousandths beside the truth: the border around it
+        found = near.copy()
+        found += inner.take(near) <= scaled
+        found += 1  # the first border is below all; the last, above all, is never reached but by what is enormous
+        return found if self._fits(found, scaled) else np.searchsorted(borders, scaled, side="right").astype(np.int64)
+
+    def _fits(self, found: Array, scaled: Array) -> bool:
+        return bool((self._borders.take(found - 1) <= scaled).all() and (scaled < self._borders.take(found)).all())
+
+    def _errors(self, value: Array, valid: Array, ids: Array, scale: Array) -> Array:
+        """Root mean square error of each window over its standard deviation; NaN where there is none to speak of."""
+        known = np.isfinite(value)
+        known &= valid
+        if known.size and known.all() and np.isfinite(scale).all():
+            deviation = deviation_even(value)
+            missed = root_mean_square_even(value - self._values(ids, scale[:, None]))
+            return _ratio(missed, deviation)
+        counts = np.count_nonzero(known, axis=1)
+        some = (counts > 0) & np.isfinite(scale)
+        known &= some[:, None]
+        borders = np.concatenate(([0], np.cumsum(counts[some])))
+        x = value[known]
+        deviation = mean_and_deviation(x, borders)[1]
+        missed = root_mean_square(x - self._values(ids[known], np.repeat(scale[some], counts[some])), borders)
+        errors = np.full(len(value), np.nan)
+        errors[some] = _ratio(missed, deviation)
+        return errors
+
+    def _values(self, ids: Array, scale: Array | np.float32) -> Array:
         index = np.clip(ids - self.config.n_special_tokens - 1, 0, len(self._centres) - 1)
-        return (self._centres[index] * scale).astype(np.float64)
+        return (self._centres.take(index) * scale).astype(np.float64)
 
     def decode(self, tokens: Sequence[Array]) -> pa.RecordBatch:
         builder = RecordBuilder("sensor")
@@ -149,52 +204,69 @@ def linspace(low: float, high: float, count: int) -> Array:
     return np.where(index < count // 2, rising, falling).astype(np.float32)
 
 
-def float32_sum(x: Array) -> np.float32:
-    """The sum of a float32 array in the order in which torch adds it: 8 lanes of 4 streams, cascaded by level."""
-    width = _LANES if len(x) >= _LANES else 1
-    vectors = len(x) // width
-    lanes = x[: vectors * width].reshape(vectors, width)
+def float32_sums(x: Array) -> Array:
+    """The sum of each row of float32 (rows, n) in the order in which torch adds it: 8 lanes of 4 streams, cascaded."""
+    length = x.shape[1]
+    width = _LANES if length >= _LANES else 1
+    vectors = length // width
+    lanes = x[:, : vectors * width].reshape(len(x), vectors, width)
     rows = vectors // _STREAMS
-    streams = _cascade(lanes[: rows * _STREAMS].reshape(rows, _STREAMS * width)).reshape(_STREAMS, width)
-    total = streams[0]
-    for extra in lanes[rows * _STREAMS :]:
-        total = total + extra
-    for stream in streams[1:]:
-        total = total + stream
-    result = np.float32(0)
-    for value in x[vectors * width :]:
-        result = np.float32(result + value)
-    for value in total:
-        result = np.float32(result + value)
+    streams = _cascade(lanes[:, : rows * _STREAMS].reshape(len(x), rows, _STREAMS * width))
+    streams = streams.reshape(len(x), _STREAMS, width)
+    total = streams[:, 0]
+    for extra in range(rows * _STREAMS, vectors):
+        total = total + lanes[:, extra]
+    for stream in range(1, _STREAMS):
+        total = total + streams[:, stream]
+    result = np.zeros(len(x), np.float32)
+    for at in range(vectors * width, length):
+        result = result + x[:, at]
+    for lane in range(width):
+        result = result + total[:, lane]
     return result
 
 
 def _cascade(rows: Array) -> Array:
-    """Column sums of float32 rows, with a partial sum per level so that the rounding error grows slowly."""
-    count = len(rows)
+    """Sums over the second axis of float32 (n, rows, width), a partial sum per level, so that errors grow slowly."""
+    count = rows.shape[1]
     power = max(4, (max(1, count) - 1).bit_length() // _LEVELS)
     step = 1 << power
-    levels = np.zeros((_LEVELS, rows.shape[1]), np.float32)
+    levels = np.zeros((_LEVELS, len(rows), rows.shape[2]), np.float32)
     i = 0
     while i + step <= count:
-        for row in rows[i : i + step]:
-            levels[0] += row
+        for row in range(i, i + step):
+            levels[0] += rows[:, row]
         i += step
         for level in range(1, _LEVELS):
             levels[level] += levels[level - 1]
             levels[level - 1] = 0
             if i & ((step - 1) << (level * power)):
                 break
-    for row in rows[i:]:
-        levels[0] += row
+    for row in range(i, count):
+        levels[0] += rows[:, row]
     for level in range(1, _LEVELS):
         levels[0] += levels[level]
     return np.asarray(levels[0])
 
 
-def _as_integers(scale: np.float32) -> tuple[int, int]:
-    """(digits, exponent) with scale = digits * 2**exponent exactly."""
-    if not np.isfinite(scale):
-        return 0, 0
-    digits, exponent = np.frexp(np.float64(scale))
-    return int(np.ldexp(digits, 24)), int(exponent) - 24
+def even_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Runs [a, b) of windows of one length, of some hundred kilobytes, which stay near the processor."""
+    begin = 0
+    for end in range(1, len(lengths) + 1):
+        full = end - begin >= max(1, _CHUNK_VALUES // max(1, lengths[begin]))
+        if end == len(lengths) or full or lengths[end] != lengths[begin]:
+            yield begin, end
+            begin = end
+
+
+def _ratio(missed: Array, deviation: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(deviation > 0, missed / deviation, np.where(missed == 0, 0.0, np.nan))
+
+
+def _as_integers(scale: Array) -> Array:
+    """int64 (n, 2): (digits, exponent) with scale = digits * 2**exponent exactly; zeros where it is not finite."""
+    finite = np.isfinite(scale)
+    digits, exponent = np.frexp(np.where(finite, scale, 0).astype(np.float64))
+    exponents = np.where(finite, exponent.astype(np.int64) - 24, 0)
+    return np.stack([np.ldexp(digits, 24).astype(np.int64), exponents], axis=1)

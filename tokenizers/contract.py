@@ -176,9 +176,24 @@ class Tokenizer(ABC):
         """uint16 where the vocabulary fits, else uint32."""
         return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
 
+    @property
+    def engine(self) -> str:
+        """What encodes: "reference", or a faster engine with its version.
+
+        Never in the fingerprint: an engine is used only while it gives the reference's tokens.
+        """
+        return "reference"
+
+    def retire_engine(self) -> None:  # noqa: B027  there is nothing to do where the reference is all there is
+        """From now on the reference library encodes."""
+
     @abstractmethod
     def encode(self, records: pa.RecordBatch) -> Encoded:
-        """Tokens of every row. Raises: SchemaMismatch, RecordError (then the batch is bisected to find the row)."""
+        """Tokens of every row.
+
+        Raises: SchemaMismatch, RecordError (then the batch is bisected to find the row); EngineMismatch for a document
+        that was compared with the reference library and differs.
+        """
 
     @abstractmethod
     def decode(self, tokens: Sequence[npt.NDArray[Any]]) -> pa.RecordBatch:

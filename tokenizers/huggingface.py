@@ -2,11 +2,13 @@
 
 Three things of the file are left out, because a stream of other people's text needs them out: special and marker-like
 added tokens are not matched in text (see control_text.py), nothing is truncated or padded, and no template adds ids at
-the ends. Added tokens that are text (runs of spaces, words) stay.
+the ends. Added tokens that are text (runs of spaces, words) stay. For byte-level BPE with a known pattern the library
+is asked about every distinct word only once (see engine_text.py); the ids are the same.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -22,6 +24,9 @@ from headrace.tokenizers.arrays import Array
 from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
 from headrace.tokenizers.control_text import looks_like_control
+from headrace.tokenizers.engine_huggingface import cuts_for, token_bytes
+from headrace.tokenizers.engine_text import TextEngine, encoded, rows_of
+from headrace.tokenizers.engine_words import Rows
 from headrace.tokenizers.model_file import ModelFile, read_model
 
 KIND = "huggingface"
@@ -53,6 +58,7 @@ class HuggingFace(Tokenizer):
         self._encoder = _build(described)
         self._unknown = _unknown_id(described, self._decoder)
         self._size = max([-1, *self._decoder.get_vocab(with_added_tokens=True).values()]) + 1
+        self._engine = self._proven_engine(described)
 
     @property
     def artefact(self) -> Artefact:
@@ -67,15 +73,49 @@ class HuggingFace(Tokenizer):
     def encode(self, records: pa.RecordBatch) -> Encoded:
         if modality_of(records) != "text":
             raise SchemaMismatch(f"`{KIND}` takes text records, not {modality_of(records)}")
-        texts = records.column("text").to_pylist()
+        values, offsets = self._engine.encode(records)
+        if len(self._control) and np.isin(values, self._control).any():
+            # A vocabulary that spells a marker in its ordinary pieces: better no sample than a false marker.
+            raise RecordError("encode_failed", "the text would become a control token of this tokenizer.json")
+        return encoded(values, offsets, self._unknown)
+
+    @property
+    def engine(self) -> str:
+        return self._engine.name
+
+    @property
+    def engine_reason(self) -> str | None:
+        """Why the reference library encodes; None while the engine does."""
+        return self._engine.reason
+
+    @property
+    def checked(self) -> int:
+        """Documents that were compared with the reference library so far."""
+        return self._engine.checked
+
+    def retire_engine(self) -> None:
+        self._engine.retire()
+
+    def _proven_engine(self, described: dict[str, Any]) -> TextEngine:
+        version = importlib.metadata.version("tokenizers")
+        engine = TextEngine(self._reference, f"tokenizers {version}", self.token_dtype)
+        cuts = cuts_for(described)
+        if isinstance(cuts, str):
+            engine.use_words(cuts, self._parts, [])
+        else:
+            spelled = str.maketrans("\u0120\u010a\u0109\u010d", " \n\t\r")  # how byte-level BPE writes white space
+            pieces = [piece.translate(spelled) for piece in described["model"]["vocab"]]
+            engine.use_words(cuts, self._parts, pieces, token_bytes(described, self._size))
+        return engine
+
+    def _reference(self, column: pa.Array) -> Rows:
+        return self._parts(column.to_pylist())
+
+    def _parts(self, texts: list[str]) -> Rows:
+        """The library's ids of each text, in one thread or several as it likes."""
         encode = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)
-        rows = [np.array(e.ids, np.int64) for e in encode(texts, add_special_tokens=False)]
-        for row in rows:
-            if len(self._control) and np.isin(row, self._control).any():
-                # A vocabulary that spells a marker in its ordinary pieces: better no sample than a false marker.
-                raise RecordError("encode_failed", "the text would become a control token of this tokenizer.json")
-        clips = [float((row == self._unknown).mean()) if len(row) else 0.0 for row in rows]
-        return Encoded.of(rows, [np.nan] * len(rows), clips, np.dtype(self.token_dtype))
+        rows = [np.array(found.ids, np.uint32) for found in encode(texts, add_special_tokens=False)]
+        return rows_of(rows, np.dtype(np.uint32))
 
     def decode(self, tokens: Sequence[Array]) -> pa.RecordBatch:
         builder = RecordBuilder("text")

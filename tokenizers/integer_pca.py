@@ -95,6 +95,16 @@ class IntegerPca:
         for start in range(0, len(vectors), step):
             yield self._encode(start, vectors[start : start + step].astype(np.float64))
 
+    def encode_all(self, vectors: Array) -> tuple[Array, Array, int]:
+        """(codes, rebuilt, outside) of all (n, size) vectors at once; see Coded, outside is the sum."""
+        codes, rebuilt = np.empty((len(vectors), self.stages), np.uint32), np.empty((len(vectors), self.size))
+        outside = 0
+        for coded in self.encode(vectors):
+            part = slice(coded.start, coded.start + len(coded.codes))
+            codes[part], rebuilt[part] = coded.codes, coded.rebuilt
+            outside += int(coded.outside.sum())
+        return codes, rebuilt, outside
+
     def _encode(self, start: int, x: Array) -> Coded:
         z = self.weights @ x.T
         centres = np.empty_like(z)

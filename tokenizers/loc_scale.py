@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.tokenizers.arrays import Array
-from headrace.tokenizers.exact_math import scaled_moments
+from headrace.tokenizers.exact_math import scaled, scaled_moments
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LocScale:
 
     def scores(self, x: Array, counts: Array) -> Array:
         """Standard scores of finite float64 values, `counts[i]` of them for window i; 0 in constant windows."""
-        centred = np.ldexp(x, np.repeat(-self.exponent, counts)) - np.repeat(self.loc, counts)
+        centred = scaled(x, -self.exponent, counts) - np.repeat(self.loc, counts)
         scale = np.repeat(self.scale, counts)
         return np.where(scale > 0, centred / np.maximum(scale, 1), 0.0)
 
@@ -41,11 +41,17 @@ def measure(x: Array, borders: Array, bits: int) -> LocScale:
     if len(borders) < 2:
         return LocScale(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int32))
     mean, deviation, scaled_by = scaled_moments(x, borders)
+    starts = borders[:-1]
+    same = np.minimum.reduceat(x, starts) == np.maximum.reduceat(x, starts)
+    return from_moments(mean, deviation, scaled_by, x[starts], same, bits)
+
+
+def from_moments(mean: Array, deviation: Array, scaled_by: Array, first: Array, same: Array, bits: int) -> LocScale:
+    """Location and scale from the `scaled_moments` of runs, their first values, and whether all are equal."""
     mantissa, size = np.frexp(deviation)
     scale = np.rint(np.ldexp(mantissa, bits)).astype(np.int64)
     exponent = size - bits - scaled_by
-    first = x[borders[:-1]]
-    constant = (np.minimum.reduceat(x, borders[:-1]) == np.maximum.reduceat(x, borders[:-1])) | (scale == 0)
+    constant = same | (scale == 0)
     digits, place = np.frexp(first)
     rounded = np.rint(np.ldexp(mean, np.where(constant, 0, bits - size)))
     loc = np.where(constant, np.ldexp(digits, 53), rounded)

@@ -15,7 +15,7 @@ import numpy as np
 
 from headrace.schemas.errors import TokenizerError
 from headrace.tokenizers.arrays import Array
-from headrace.tokenizers.exact_math import root_mean_square
+from headrace.tokenizers.exact_math import rms_of_integers, root_mean_square
 from headrace.tokenizers.fidelity import psnr_of_rms
 from headrace.tokenizers.integer_pca import IntegerPca
 from headrace.tokenizers.integers import Reader
@@ -47,21 +47,17 @@ class Rasters:
         bands, height, width = pixels.shape
         values = pixels.astype(np.float64)
         scaled = self._scaling.forward(values, valid)
-        by_patch = cut_raster(scaled.integers, self._patch)
-        valid_by_patch = cut_raster(valid, self._patch).reshape(len(by_patch), bands, -1)
-        filled = mean_filled(by_patch.reshape(valid_by_patch.shape), valid_by_patch).reshape(by_patch.shape)
-        codes = np.empty((len(filled), self._pca.stages), np.uint32)
-        rebuilt = np.empty_like(filled)
-        outside = 0
-        for coded in self._pca.encode(filled):
-            part = slice(coded.start, coded.start + len(coded.codes))
-            codes[part], rebuilt[part] = coded.codes, coded.rebuilt
-            outside += int(coded.outside.sum())
+        filled = cut_raster(scaled.integers, self._patch)
+        known = int(valid.sum())
+        whole = known == valid.size
+        valid_by_patch = cut_raster(valid, self._patch).reshape(len(filled), bands, -1)
+        if not whole:
+            filled = mean_filled(filled.reshape(valid_by_patch.shape), valid_by_patch).reshape(filled.shape)
+        codes, rebuilt, outside = self._pca.encode_all(filled)
         body = self._ids.masks.write(codes, np.any(valid_by_patch, axis=1))
         tokens = np.concatenate([np.array(self._ids.integers.spell(height, width, *scaled.header)), body])
         back = self._values(rebuilt, scaled.header, height, width)
-        known = int(valid.sum())
-        lost = int(np.any(valid, axis=0).sum()) * bands - known
+        lost = 0 if whole else int(np.any(valid, axis=0).sum()) * bands - known
         coefficients = len(filled) * self._pca.components
         clip = max(outside / max(1, coefficients), (scaled.outside + lost) / max(1, known + lost))
         return Body(tokens, self._error(values, back, valid, known), clip)
@@ -69,9 +65,14 @@ class Rasters:
     def _error(self, given: Array, back: Array, valid: Array, known: int) -> float:
         if not known:
             return float("nan")
-        difference = np.subtract(given, back, where=valid, out=np.zeros_like(given)).reshape(-1)
-        rms = float(root_mean_square(difference, np.array([0, len(difference)]))[0])
-        return psnr_of_rms(rms * math.sqrt(len(difference) / known), self._peak)
+        difference = np.subtract(given, back, out=back)
+        if known < difference.size:
+            difference[~valid] = 0.0
+        flat = difference.reshape(-1)
+        rms = rms_of_integers(flat) if self._dtype.kind in "iu" else None
+        if rms is None:
+            rms = float(root_mean_square(flat, np.array([0, len(flat)]))[0])
+        return psnr_of_rms(rms * math.sqrt(len(flat) / known), self._peak)
 
     def _values(self, rebuilt: Array, header: list[int], height: int, width: int) -> Array:
         """Float64 values, already what the dtype can hold, of patches of integers."""

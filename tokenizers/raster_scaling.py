@@ -17,7 +17,7 @@ import numpy as np
 
 from headrace.schemas.errors import TokenizerError
 from headrace.tokenizers.arrays import Array
-from headrace.tokenizers.exact_math import exp2, log2
+from headrace.tokenizers.exact_math import by_power, exp2, log2
 
 Kind = Literal["sqrt", "linear", "asinh", "base"]
 
@@ -73,27 +73,35 @@ class RasterScaling:
 
     def forward(self, values: Array, valid: Array) -> Scaled:
         """Integers of float64 (bands, ...) values; where `valid` (same shape) is False they are 0."""
-        x = np.where(valid, values, 0.0)
+        whole = bool(valid.all())
+        x = values if whole else np.where(valid, values, 0.0)
         header: list[int] = []
         if self.kind == "base":
             header = [n for b in range(len(x)) for n in _tile_base(values[b][valid[b]])]
+        y = np.empty(x.shape)
         with np.errstate(over="ignore"):  # infinite is beyond LIMIT like any other large number
-            y = np.stack([self._forward(x[b], b, header) for b in range(len(x))])
+            for b in range(len(x)):
+                y[b] = self._forward(x[b], b, header)
         np.rint(y, out=y)
-        outside = int((np.abs(y) > LIMIT)[valid].sum())
-        return Scaled(np.where(valid, np.clip(y, -LIMIT, LIMIT), 0.0), outside, header)
+        if not whole:
+            y[~valid] = 0.0
+        outside = 0
+        if y.size and (y.max() > LIMIT or y.min() < -LIMIT):
+            outside = int((np.abs(y) > LIMIT).sum())
+            np.clip(y, -LIMIT, LIMIT, out=y)
+        return Scaled(y, outside, header)
 
     def _forward(self, x: Array, band: int, header: list[int]) -> Array:
         e = self.exponents[band]
         if self.kind == "sqrt":
-            return np.asarray(np.ldexp(np.copysign(np.sqrt(np.abs(x)), x), e))
+            return by_power(np.copysign(np.sqrt(np.abs(x)), x), e)
         if self.kind == "linear":
-            return np.asarray(np.ldexp(x - self.offsets[band], e))
+            return by_power(x - self.offsets[band], e)
         if self.kind == "asinh":
-            t = np.minimum(np.ldexp(np.abs(x), -e), 1e100)
+            t = np.minimum(by_power(np.abs(x), -e), 1e100)
             return np.copysign(log2(t + np.sqrt(t * t + 1.0)) * (_LN_2 * 1024.0), x)
         shift, base = header[2 * band : 2 * band + 2]
-        return np.asarray(np.ldexp(x, shift) - float(base))
+        return by_power(x, shift) - float(base)
 
     def inverse(self, integers: Array, header: list[int]) -> Array:
         """Float64 values of integers (bands, ...)."""
@@ -102,17 +110,17 @@ class RasterScaling:
     def _inverse(self, y: Array, band: int, header: list[int]) -> Array:
         e = self.exponents[band]
         if self.kind == "sqrt":
-            root = np.ldexp(y, -e)
+            root = by_power(y, -e)
             return np.asarray(root * np.abs(root))
         if self.kind == "linear":
-            return np.asarray(np.ldexp(y, -e) + self.offsets[band])
+            return by_power(y, -e) + self.offsets[band]
         if self.kind == "asinh":
             u = np.clip(y * (_LOG2_E / 1024.0), -500.0, 500.0)
-            return np.asarray(np.ldexp((exp2(u) - exp2(-u)) * 0.5, e))
+            return by_power((exp2(u) - exp2(-u)) * 0.5, e)
         shift, base = header[2 * band : 2 * band + 2]
         if abs(shift) > 1 << 16 or abs(base) > 1 << 90:
             raise TokenizerError(f"a tile's base {base} * 2^{-shift} cannot be")
-        return np.asarray(np.ldexp(y + float(base), -shift))
+        return by_power(y + float(base), -shift)
 
 
 def _exponent(value: float) -> int:

@@ -9,10 +9,67 @@ so a clock that ticks evenly costs three numbers and every stamp is kept to the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from headrace.schemas.errors import TokenizerError
 from headrace.tokenizers.arrays import Array
+
+Odd = tuple[tuple[int, int, int], Array, Array]  #: what `describe` gives
+
+_CHUNK_VALUES = 1 << 15
+_LARGE = 1 << 62
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """What `describe` says of many windows. numbers: int64 (windows, 3), first, unit and step of those not in `far`.
+
+    odd: all of it, for the windows whose stamps deviate; far: those among them whose unit is beyond 64 bits.
+    """
+
+    numbers: Array
+    odd: dict[int, Odd]
+    far: Array
+
+    @classmethod
+    def of(cls, t: Sequence[Array]) -> Clocks:
+        """Of windows of int64 nanoseconds."""
+        numbers, far = np.zeros((len(t), 3), np.int64), np.zeros(len(t), np.bool_)
+        numbers[:, 1] = 1
+        odd: dict[int, Odd] = {}
+        begin = 0
+        last = -1
+        while begin < len(t):
+            end, length = begin + 1, len(t[begin])
+            most = begin + max(1, _CHUNK_VALUES // max(1, length))
+            while end < min(most, len(t)) and len(t[end]) == length:
+                end += 1
+            if length < 2 or end == begin + 1:
+                for i in range(begin, end):
+                    last = cls._add(numbers, odd, far, t, i, last)
+                begin = end
+                continue
+            stamps = np.stack(t[begin:end])
+            steps = stamps[:, 1:] - stamps[:, :-1]
+            first = steps[:, 0]
+            even = (first != 0) & (np.abs(first) < _LARGE) & (first > -_LARGE) & (steps == first[:, None]).all(axis=1)
+            numbers[begin:end] = np.stack([stamps[:, 0], np.abs(first), np.sign(first)], axis=1)
+            for i in (np.flatnonzero(~even) + begin).tolist():
+                last = cls._add(numbers, odd, far, t, i, last)
+            begin = end
+        return cls(numbers, odd, far)
+
+    @staticmethod
+    def _add(numbers: Array, odd: dict[int, Odd], far: Array, t: Sequence[Array], i: int, last: int) -> int:
+        """Describe window i; `last` was described before it, and the channels of a table share their stamps."""
+        odd[i] = odd[last] if last >= 0 and np.array_equal(t[last], t[i]) else describe(t[i])
+        clock = odd[i][0]
+        far[i] = clock[1] >= 1 << 63
+        numbers[i] = (clock[0], 0 if far[i] else clock[1], clock[2])
+        return i
 
 
 def describe(t: Array) -> tuple[tuple[int, int, int], Array, Array]:

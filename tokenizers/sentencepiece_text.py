@@ -6,7 +6,8 @@ a space as U+2581, so a U+2581 in the text is encoded as another unknown charact
 model file (`model: ./eu-64k.model`) is used as it is and gives exactly the ids of the sentencepiece library.
 
 Text never becomes a control id: the library does not match control pieces, and user-defined pieces that read like
-control (`<|im_start|>`) are turned into such.
+control (`<|im_start|>`) are turned into such. For BPE models the library is asked about every distinct word only once
+(see engine_text.py); the ids are the same.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ from headrace.tokenizers.arrays import Array
 from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, FitBudget, Tokenizer, TokenizerConfig
 from headrace.tokenizers.control_text import looks_like_control
+from headrace.tokenizers.engine_proof import Encode
+from headrace.tokenizers.engine_sentencepiece import apart, cuts_for, prefixed, token_bytes
+from headrace.tokenizers.engine_text import TextEngine, encoded, rows_of
+from headrace.tokenizers.engine_words import Rows
 from headrace.tokenizers.fit_rows import fit_rows, training_card
 from headrace.tokenizers.model_file import ModelFile, read_model
-from headrace.tokenizers.sentencepiece_model import pieces, without_control_text
+from headrace.tokenizers.sentencepiece_model import pieces, settings_of, without_control_text, without_dummy_prefix
 
 KIND = "sentencepiece"
 MODEL = "tokenizer.model"
@@ -71,8 +76,11 @@ class SentencePiece(Tokenizer):
         if self._artefact is not None:
             check_artefact(self._artefact, KIND, ("exact",), (MODEL,))
             self._exact = bool(self._artefact.params["exact"])
+            self._parted = self._exact and bool(self._artefact.params.get("parts", True))
             self._processor = _load(self._artefact.files[MODEL])
-            self._known = {c for piece, _ in pieces(self._artefact.files[MODEL]) for c in piece}
+            self._pieces = pieces(self._artefact.files[MODEL])
+            self._known = {c for piece, _ in self._pieces for c in piece}
+            self._engine = self._proven_engine(self._artefact.files[MODEL])
 
     @property
     def artefact(self) -> Artefact:
@@ -96,6 +104,8 @@ class SentencePiece(Tokenizer):
         frequent = _without_rare(sentences, config.character_coverage, (vocab - _FIXED) // 2)
         data = _train([" ", *frequent], vocab, config)
         params = {**config.model_dump(mode="json", exclude={"model"}), "exact": True, "treated_as_text": []}
+        if config.model_type == "unigram":  # adds up float32 scores along a text: its parts have other ids than it has
+            params["parts"] = False
         tokenizer = cls(config, Artefact(KIND, params, files={MODEL: data}))
         tokenizer._prove_exact()
         card = {**training_card(rows, 0, seed), "text_bytes": size, "vocab_size": tokenizer.vocab_size}
@@ -105,33 +115,64 @@ class SentencePiece(Tokenizer):
         _ = self.artefact
         if modality_of(records) != "text":
             raise SchemaMismatch(f"`{KIND}` takes text records, not {modality_of(records)}")
-        texts = records.column("text").to_pylist()
+        return encoded(*self._engine.encode(records), self._processor.unk_id())
+
+    @property
+    def engine(self) -> str:
+        return self._engine.name if self._artefact is not None else "reference"
+
+    @property
+    def engine_reason(self) -> str | None:
+        """Why the reference library encodes; None while the engine does."""
+        return self._engine.reason if self._artefact is not None else None
+
+    @property
+    def checked(self) -> int:
+        """Documents that were compared with the reference library so far."""
+        return self._engine.checked if self._artefact is not None else 0
+
+    def retire_engine(self) -> None:
+        if self._artefact is not None:
+            self._engine.retire()
+
+    def _proven_engine(self, model: bytes) -> TextEngine:
+        engine = TextEngine(self._reference, f"sentencepiece {_library().__version__}", self.token_dtype)
+        settings = settings_of(model)
+        spaced = settings.dummy_prefix and not settings.remove_spaces
+        processor = _load(without_dummy_prefix(model)) if spaced else self._processor
+
+        def parts(texts: list[str]) -> Rows:
+            return rows_of(_ids(processor, texts), np.dtype(np.int32))
+
+        def around(fast: Encode, slow: Encode) -> Encode:
+            return apart(prefixed(fast) if spaced else fast, slow)
+
+        cuts = cuts_for(self._pieces, settings)
+        known = [piece.replace(SPACE, " ") for piece, _ in self._pieces]
+        engine.use_words(cuts, parts, known, token_bytes(self._pieces, settings), around)
+        return engine
+
+    def _reference(self, column: pa.Array) -> Rows:
+        """The library's ids of a text column."""
+        texts = column.to_pylist()
         stand_ins = {i: self._stand_in(text) for i, text in enumerate(texts) if self._exact and SPACE in text}
         rows = self._rows([t.replace(SPACE, stand_ins[i]) if i in stand_ins else t for i, t in enumerate(texts)])
         for i, character in stand_ins.items():
             rows[i] = self._put_right(rows[i], character)
-        unknown = self._processor.unk_id()
-        clips = [float((row == unknown).mean()) if len(row) else 0.0 for row in rows]
-        return Encoded.of(rows, [np.nan] * len(rows), clips, np.dtype(self.token_dtype))
+        return rows_of(rows, np.dtype(np.int32))
 
     def _rows(self, texts: list[str]) -> list[Array]:
-        """Ids of each text. Long texts go in parts, which BPE encodes three times faster; the ids are the same.
+        """Ids of each text. For BPE long texts go in parts, which it encodes three times faster; the ids are the same.
 
         A trained model has no piece that holds a newline, so nothing is ever merged across one.
         """
-        if not self._exact:
-            return self._ids(texts)
+        if not self._parted:
+            return _ids(self._processor, texts)
         parts = [_parts(text) for text in texts]
-        flat = self._ids([part for several in parts for part in several])
+        flat = _ids(self._processor, [part for several in parts for part in several])
         ends = np.cumsum([len(several) for several in parts]).tolist()
         joined = [flat[end - len(several) : end] for several, end in zip(parts, ends)]
         return [rows[0] if len(rows) == 1 else np.concatenate(rows) for rows in joined]
-
-    def _ids(self, texts: list[str]) -> list[Array]:
-        """int32 ids of each text, one thread: lanes are the parallelism."""
-        if hasattr(self._processor, "EncodeAsNumpy"):
-            return list(self._processor.EncodeAsNumpy(texts, num_threads=1))
-        return [np.array(ids, np.int32) for ids in self._processor.EncodeAsIds(texts, num_threads=1)]
 
     def _stand_in(self, text: str) -> str:
         """A private-use character, three bytes long like U+2581, that neither the model nor the text knows."""
@@ -153,7 +194,8 @@ class SentencePiece(Tokenizer):
     def _prove_exact(self) -> None:
         """Raises: TokenizerError if a freshly trained model loses a space, a byte or a U+2581."""
         probe = f"  a  {SPACE}b\n\x00\u00e9\U0001f3a1 "
-        ids = self._put_right(self._ids([probe.replace(SPACE, self._stand_in(probe))])[0], self._stand_in(probe))
+        stand_in = self._stand_in(probe)
+        ids = self._put_right(_ids(self._processor, [probe.replace(SPACE, stand_in)])[0], stand_in)
         if self._processor.decode(ids.tolist()) != probe:
             raise TokenizerError("the trained SentencePiece model does not give text back: please report it")
 
@@ -183,6 +225,13 @@ def _load(data: bytes) -> Any:
     except (RuntimeError, OSError) as exc:
         raise ConfigError(f"this is not a SentencePiece model: {exc}", field="model") from exc
     return processor
+
+
+def _ids(processor: Any, texts: list[str]) -> list[Array]:
+    """int32 ids of each text, one thread: lanes are the parallelism."""
+    if hasattr(processor, "EncodeAsNumpy"):
+        return list(processor.EncodeAsNumpy(texts, num_threads=1))
+    return [np.array(ids, np.int32) for ids in processor.EncodeAsIds(texts, num_threads=1)]
 
 
 def _parts(text: str) -> list[str]:

@@ -3,7 +3,8 @@
 A rank file (`cl100k_base.tiktoken`, one "base64 rank" a line, gzip allowed) does not say how text is split first, so
 the pattern is named (`gpt2`, `cl100k_base`, `o200k_base`) or given as a regular expression. There are no special
 tokens: `<|endoftext|>` in a text is thirteen characters of text. The library drops what a pattern does not match; here
-such a text is refused, since nothing is shortened silently.
+such a text is refused, since nothing is shortened silently. With a named pattern the library is asked about every
+distinct word only once (see engine_text.py); the ids are the same.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
+import importlib.metadata
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -24,6 +26,9 @@ from headrace.schemas.record import Modality, RecordBuilder, modality_of
 from headrace.tokenizers.arrays import Array
 from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
+from headrace.tokenizers.engine_cuts import FAMILIES, Family, of_pattern
+from headrace.tokenizers.engine_text import TextEngine, encoded, rows_of
+from headrace.tokenizers.engine_words import Rows
 from headrace.tokenizers.model_file import ModelFile, read_model
 
 KIND = "tiktoken"
@@ -50,6 +55,13 @@ PATTERNS: dict[str, str] = {
             r"\s+",
         ]
     ),
+}
+#: Pattern → how it divides text.
+_FAMILIES: dict[str, Family] = {
+    **FAMILIES,
+    PATTERNS["gpt2"]: "gpt2",
+    PATTERNS["cl100k_base"]: "cl100k",
+    PATTERNS["o200k_base"]: "o200k",
 }
 
 
@@ -90,6 +102,7 @@ class Tiktoken(Tokenizer):
         for token, rank in ranks.items():
             self._lengths[rank] = len(token)
         self._library = _build(artefact.params["pattern"], ranks)
+        self._engine = self._proven_engine(artefact.params["pattern"], ranks)
 
     @property
     def artefact(self) -> Artefact:
@@ -102,8 +115,38 @@ class Tiktoken(Tokenizer):
     def encode(self, records: pa.RecordBatch) -> Encoded:
         if modality_of(records) != "text":
             raise SchemaMismatch(f"`{KIND}` takes text records, not {modality_of(records)}")
-        rows = [self._ids(text) for text in records.column("text").to_pylist()]
-        return Encoded.of(rows, [np.nan] * len(rows), [0.0] * len(rows), np.dtype(self.token_dtype))
+        return encoded(*self._engine.encode(records), None)
+
+    @property
+    def engine(self) -> str:
+        return self._engine.name
+
+    @property
+    def engine_reason(self) -> str | None:
+        """Why the reference library encodes; None while the engine does."""
+        return self._engine.reason
+
+    @property
+    def checked(self) -> int:
+        """Documents that were compared with the reference library so far."""
+        return self._engine.checked
+
+    def retire_engine(self) -> None:
+        self._engine.retire()
+
+    def _proven_engine(self, pattern: str, ranks: dict[bytes, int]) -> TextEngine:
+        engine = TextEngine(self._reference, f"tiktoken {_version()}", self.token_dtype)
+        family = _FAMILIES.get(pattern)
+        cuts = of_pattern(family) if family else "where this pattern divides text is not known"
+        pieces = [token.decode("utf-8", "ignore") for token in ranks]
+        engine.use_words(cuts, self._parts, pieces, self._lengths)
+        return engine
+
+    def _reference(self, column: pa.Array) -> Rows:
+        return self._parts(column.to_pylist())
+
+    def _parts(self, texts: list[str]) -> Rows:
+        return rows_of([self._ids(text) for text in texts], np.dtype(np.uint32))
 
     def _ids(self, text: str) -> Array:
         try:
@@ -144,6 +187,10 @@ def _ranks(data: bytes) -> dict[bytes, int]:
     if missing:
         raise ConfigError(f"the rank file lacks the single byte {missing[0]}, which text may hold", field="model")
     return ranks
+
+
+def _version() -> str:
+    return importlib.metadata.version("tiktoken")
 
 
 def _build(pattern: str, ranks: dict[bytes, int]) -> Any:

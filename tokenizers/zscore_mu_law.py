@@ -23,10 +23,11 @@ from headrace.schemas.record import Modality, RecordBuilder, list_views, modalit
 from headrace.tokenizers.arrays import Array
 from headrace.tokenizers.artefact_checks import check_artefact
 from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
-from headrace.tokenizers.exact_math import exp2, root_mean_square
+from headrace.tokenizers.exact_math import exp2
 from headrace.tokenizers.integers import IntegerIds
-from headrace.tokenizers.loc_scale import measure, plausible, restore
-from headrace.tokenizers.sensor_times import describe, rebuild
+from headrace.tokenizers.loc_scale import plausible, restore
+from headrace.tokenizers.sensor_scores import Scores
+from headrace.tokenizers.sensor_times import Clocks, Odd, rebuild
 
 KIND = "zscore-mu-law"
 #: Standard deviations that the μ-law bins reach.
@@ -66,7 +67,8 @@ class ZScoreMuLaw(Tokenizer):
         self._made = Artefact(KIND, {"values": values})
         if artefact is not None and artefact.fingerprint != self._made.fingerprint:
             raise TokenizerError(f"`{KIND}` does not know the parameters {artefact.params}")
-        self._thresholds, self._centres = bins(values)
+        thresholds, self._centres = bins(values)
+        self._scores = Scores(thresholds, self._centres, REACH * 2.0**_TAIL_DOUBLINGS, _SCALE_BITS)
         self._gap = len(self._centres)
         self._ids = IntegerIds(self._gap + 1)
 
@@ -82,42 +84,46 @@ class ZScoreMuLaw(Tokenizer):
         if modality_of(records) != "sensor":
             raise SchemaMismatch(f"`{KIND}` takes sensor records, not {modality_of(records)}")
         t, value, valid = (list(list_views(records, name)) for name in ("t", "value", "valid"))
-        lengths = np.array([len(v) for v in value], np.int64)
-        if lengths.tolist() != [len(v) for v in t] or lengths.tolist() != [len(v) for v in valid]:
+        lengths = [len(v) for v in value]
+        if lengths != [len(v) for v in t] or lengths != [len(v) for v in valid]:
             raise RecordError("inconsistent", "a window's `t`, `value` and `valid` have different lengths")
-        ends = np.cumsum(lengths)
-        ids, known = np.full(int(lengths.sum()), self._gap, np.int64), np.zeros(int(lengths.sum()), np.bool_)
-        given = np.concatenate(value) if len(value) else np.zeros(0)
-        claimed = np.concatenate(valid) if len(valid) else np.zeros(0, np.bool_)
-        np.logical_and(np.isfinite(given), claimed, out=known)
-        counts = _runs(known, ends, lengths)
-        some = counts > 0
-        borders = np.concatenate(([0], np.cumsum(counts[some])))
-        found = measure(given[known], borders, _SCALE_BITS)
-        scores = found.scores(given[known], counts[some])
-        ids[known] = np.searchsorted(self._thresholds, scores, side="right")
-        # Scores' own deviation is 1 to 2^-30, so their root mean square error is the error relative to the deviation.
-        errors = np.full(len(value), np.nan)
-        missed = root_mean_square(scores - self._centres[ids[known]], borders)
-        errors[some] = np.where(found.scale > 0, missed, 0.0)
-        lost = claimed & ~known  # infinite, or NaN where the source says there is a value
-        lost[known] = np.abs(scores) > REACH * 2.0**_TAIL_DOUBLINGS
-        clips = _runs(lost, ends, lengths) / np.maximum(lengths, 1)
-        window = np.cumsum(some) - 1
-        rows = []
-        for i, end in enumerate(ends.tolist()):
-            header = found.integers(int(window[i])) if some[i] else (0, 0, 0)
-            rows.append(self._body(t[i], header, ids[end - lengths[i] : end]))
-        return Encoded.of(rows, errors.tolist(), clips.tolist(), np.dtype(self.token_dtype))
+        scored = list(self._scores.of(value, valid))
+        ids = [row for part in scored for row in part.ids]
+        exponent, scale, loc, errors, clips = (
+            np.concatenate([getattr(part, name) for part in scored] or [np.zeros(0)])
+            for name in ("exponent", "scale", "loc", "errors", "clips")
+        )
+        clocks = Clocks.of(t)
+        heads = self._heads(clocks, exponent, scale, loc)
+        bodies = [self._with_differences(row, clocks.odd.get(i)) for i, row in enumerate(ids)]
+        offsets = np.zeros(len(ids) + 1, np.int64)
+        np.cumsum([len(head) + len(body) for head, body in zip(heads, bodies)], out=offsets[1:])
+        values = np.empty(int(offsets[-1]), self.token_dtype)
+        for head, body, begin, end in zip(heads, bodies, offsets.tolist(), offsets[1:].tolist()):
+            values[begin : begin + len(head)] = head
+            values[begin + len(head) : end] = body
+        return Encoded(values, offsets, errors.astype(np.float32), clips.astype(np.float32))
 
-    def _body(self, t: Array, header: tuple[int, int, int], values: Array) -> Array:
-        clock, at, differences = describe(t)
-        head = np.array(self._ids.spell(*clock, *header))
-        if not len(at):
-            return np.concatenate([head, values])
-        words, lengths = self._ids.spell_array(differences)
+    def _heads(self, clocks: Clocks, exponent: Array, scale: Array, loc: Array) -> list[Array]:
+        """The tokens of each window's six numbers."""
+        far = np.abs(loc) >= 2.0**62
+        plain = np.where(far, 0.0, loc).astype(np.int64)
+        numbers = np.column_stack([clocks.numbers, exponent.astype(np.int64), scale.astype(np.int64), plain])
+        words, sizes = self._ids.spell_array(numbers.reshape(-1))
+        ends = np.cumsum(sizes.reshape(-1, numbers.shape[1]).sum(axis=1))
+        heads = np.split(words, ends[:-1]) if len(ends) else []
+        for i in np.flatnonzero(far | clocks.far).tolist():  # such an integer is spelled by itself
+            clock = clocks.odd[i][0] if i in clocks.odd else clocks.numbers[i].tolist()
+            heads[i] = np.array(self._ids.spell(*clock, int(exponent[i]), int(scale[i]), int(loc[i])))
+        return heads
+
+    def _with_differences(self, values: Array, odd: Odd | None) -> Array:
+        """A window's values, with the differences of its odd stamps before the samples they are of."""
+        if odd is None or not len(odd[1]):
+            return values
+        words, lengths = self._ids.spell_array(odd[2])
         # np.insert keeps the order of what is inserted at one place.
-        return np.concatenate([head, np.insert(values, np.repeat(at, lengths), words)])
+        return np.insert(values.astype(np.int64), np.repeat(odd[1], lengths), words)
 
     def decode(self, tokens: Sequence[Array]) -> pa.RecordBatch:
         builder = RecordBuilder("sensor")
@@ -161,12 +167,6 @@ def bins(values: int) -> tuple[Array, Array]:
 
 def _expand(y: Array) -> Array:
     return np.copysign(REACH * (exp2(np.abs(y) * _LAW_BITS) - 1.0) / ((1 << _LAW_BITS) - 1), y)
-
-
-def _runs(flags: Array, ends: Array, lengths: Array) -> Array:
-    """How many flags are set in each run."""
-    total = np.concatenate(([0], np.cumsum(flags)))
-    return np.asarray(total[ends] - total[ends - lengths], np.int64)
 
 
 def _counted(lengths: Array) -> Array:

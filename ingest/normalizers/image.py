@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from headrace.connectors.contract import Item
 from headrace.connectors.sniff import sniff_stream
@@ -20,14 +20,17 @@ from headrace.ingest.normalizers.contract import Bad, Limits, Normalized, Normal
 from headrace.ingest.normalizers.image_frames import Frame, FrameReader, Wishes
 from headrace.ingest.normalizers.image_group import group_records
 from headrace.ingest.normalizers.image_open import PLUGINS, UNSUPPORTED
+from headrace.ingest.normalizers.image_pixels import Crop
 from headrace.ingest.normalizers.image_structure import Structure, walk
 from headrace.schemas.canonical import canonical_json
 from headrace.schemas.errors import RecordError
-from headrace.schemas.pipeline import bytes_field
+from headrace.schemas.pipeline import bytes_field, later_field
 from headrace.schemas.record import RecordBuilder
 
 DEFAULT_FRAMES = 64
 _BATCH_BYTES = 8 << 20
+#: How many times the target a JPEG decoder that scales must leave.
+_SPARE = {"exact": None, "fast": 2, "fastest": 1}
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -44,14 +47,39 @@ class ImageConfig(NormalizerConfig):
     frames: Count | Literal["first", "all"] = bytes_field(
         DEFAULT_FRAMES, description="frames of an animation or pages of a document: first, all, or at most so many"
     )
-    scaled: Literal["exact", "fast"] = bytes_field(
+    crop: Count | tuple[Count, Count] | None = later_field(
+        description="exactly this size, one side or [width, height]: scaled to cover it, then cut out of the middle;"
+        " instead of max_side, and smaller images are scaled up"
+    )
+    short_side: Count | None = later_field(
+        description="with crop: the short side before the cut, as 256 for a crop of 224; default: as the crop covers"
+    )
+    scaled: Literal["exact", "fast", "fastest"] = bytes_field(
         "exact",
-        description="fast: let the JPEG decoder scale down first; about twice as fast for photographs, less sharp",
+        description="fast: let the JPEG decoder scale down first, to no less than twice the size, about twice as fast"
+        " for photographs and less sharp; fastest: to no less than the size",
     )
     exif: Literal["orientation", "all"] = bytes_field(
         "orientation", description="what EXIF leaves besides the time: nothing, or its plain tags in `extra`"
     )
     gps: Literal["drop", "keep"] = bytes_field("drop", description="keep: the place in EXIF becomes `geometry`")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> ImageConfig:
+        if self.crop is not None and self.max_side != 512:
+            raise ValueError("`crop` gives the size: leave `max_side` out")
+        if self.short_side is not None:
+            if self.crop is None:
+                raise ValueError("`short_side` belongs to `crop`: give that too")
+            if self.short_side < min(self.window):
+                raise ValueError(f"a picture with a short side of {self.short_side} has no {self.window} in it")
+        return self
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(width, height) of `crop`."""
+        assert self.crop is not None
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
 
 class ImageNormalizer(Normalizer):
@@ -66,11 +94,12 @@ class ImageNormalizer(Normalizer):
         frames = config.frames
         self._wishes = Wishes(
             native=config.mode == "native",
-            max_side=None if config.max_side == "none" else config.max_side,
+            max_side=None if config.max_side == "none" or config.crop is not None else config.max_side,
             max_frames=1 if frames == "first" else None if frames == "all" else frames,
-            fast=config.scaled == "fast",
+            spare=_SPARE[config.scaled],
             keep_tags=config.exif == "all",
             keep_gps=config.gps == "keep",
+            crop=None if config.crop is None else Crop(config.window[0], config.window[1], config.short_side),
         )
 
     def open(self, item: Item) -> Iterator[Normalized]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from headrace.ingest.normalizers.image_open import (
     open_image,
     warnings_of_pillow,
 )
-from headrace.ingest.normalizers.image_pixels import Array, Picture, finished, target_size, turn_note
+from headrace.ingest.normalizers.image_pixels import Array, Crop, Picture, finished, target_size, turn_note
 from headrace.ingest.normalizers.image_structure import Structure
 from headrace.schemas.errors import RecordError
 
@@ -42,9 +43,10 @@ class Wishes:
     native: bool
     max_side: int | None
     max_frames: int | None
-    fast: bool  #: let a JPEG decoder scale down by itself
+    spare: int | None  #: let a JPEG decoder scale down by itself, to no less than this many times the target; None: no
     keep_tags: bool
     keep_gps: bool
+    crop: Crop | None = None  #: instead of `max_side`
 
 
 @dataclass(slots=True)
@@ -76,7 +78,7 @@ class FrameReader:
         self._source = Source()
         self._lost: Bad | None = None  # what of the first frame could not be had
         #: Bytes a stored pixel takes in the output; of a large image that is scaled down hardly any are left.
-        self._out_bytes = 8 if wishes.max_side is None else 0
+        self._out_bytes = 8 if wishes.max_side is None and wishes.crop is None else 0
 
     def frames(self) -> Iterator[Frame | Bad]:
         """Frames in order, and what could not be had. Raises: RecordError if not even the first can be had."""
@@ -121,7 +123,13 @@ class FrameReader:
 
     def _finished(self, number: int, picture: Picture, exif: Exif, messages: list[str]) -> Frame:
         wishes = self._wishes
-        pixels, mode = finished(picture, native=wishes.native, max_side=wishes.max_side, orientation=exif.orientation)
+        pixels, mode = finished(
+            picture,
+            native=wishes.native,
+            max_side=wishes.max_side,
+            orientation=exif.orientation,
+            crop=wishes.crop,
+        )
         palette = None
         if mode in ("P", "PA"):
             palette = bytes(picture.image.getpalette("RGB") or []).hex()
@@ -185,12 +193,22 @@ class FrameReader:
         return picture, Exif(orientation=orientation)
 
     def _draft(self) -> list[str]:
-        """Let the JPEG decoder scale by powers of two, if asked to, down to twice the target; Lanczos does the rest."""
-        side, image = self._wishes.max_side, self._image
-        if not self._wishes.fast or side is None or image.format != "JPEG":
+        """Let the JPEG decoder scale by powers of two, if asked to, so far that Lanczos has enough left to do."""
+        wishes, image = self._wishes, self._image
+        spare, before = wishes.spare, image.size
+        if spare is None or image.format != "JPEG":
             return []
-        before = image.size
-        image.draft(image.mode, target_size(before[0], before[1], 2 * side))
+        if wishes.crop is not None:
+            left, top, right, bottom = wishes.crop.box(*before)
+            # Which way up it is stands in the EXIF behind; a square window, the common one, is the same either way.
+            side = spare * max(wishes.crop.width, wishes.crop.height)
+            scale = min(1.0, side / min(right - left, bottom - top))
+            target = math.ceil(before[0] * scale), math.ceil(before[1] * scale)
+        elif wishes.max_side is not None:
+            target = target_size(before[0], before[1], spare * wishes.max_side)
+        else:
+            return []
+        image.draft(image.mode, target)
         if image.size == before:
             return []
         return [f"jpeg scale {before[0]}x{before[1]}->{image.size[0]}x{image.size[1]}"]

@@ -50,11 +50,40 @@ class Picture:
         return int(width), int(height)
 
 
-def finished(picture: Picture, *, native: bool, max_side: int | None, orientation: int) -> tuple[Array, str]:
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A window of exactly this size out of the middle of a picture that was scaled so far."""
+
+    width: int
+    height: int
+    short_side: int | None  #: of the picture before the cut; None: as small as covers the window
+
+    def turned(self) -> Crop:
+        """The same window on a picture whose rows are yet to become columns."""
+        return Crop(self.height, self.width, self.short_side)
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) of the part of a picture of this size that becomes the window.
+
+        The scale is that of the short side, or what covers the window; never so small that the window is not covered.
+        """
+        scale = max(self.width / width, self.height / height)
+        if self.short_side is not None:
+            scale = max(scale, self.short_side / min(width, height))
+        across, down = min(float(width), self.width / scale), min(float(height), self.height / scale)
+        left, top = (width - across) / 2, (height - down) / 2
+        return left, top, left + across, top + down
+
+
+def finished(
+    picture: Picture, *, native: bool, max_side: int | None, orientation: int, crop: Crop | None = None
+) -> tuple[Array, str]:
     """(array of (height, width, channels), mode) of a picture, whose `transforms` and `flags` grow."""
     if not native:
         _to_rgb(picture)
-    if max_side is not None:
+    if crop is not None:
+        _cut(picture, crop.turned() if orientation >= 5 else crop)
+    elif max_side is not None:
         _resize(picture, max_side)
     if not native and picture.image.mode == "L":
         picture.image = picture.image.convert("RGB")
@@ -80,21 +109,37 @@ def _resize(picture: Picture, max_side: int) -> None:
     size = target_size(width, height, max_side)
     if size == (width, height):
         return
+    name = _scale(picture, size, None)
+    picture.transforms.append(f"resize {width}x{height}->{size[0]}x{size[1]} {name}")
+
+
+def _cut(picture: Picture, crop: Crop) -> None:
+    width, height = picture.size
+    size = crop.width, crop.height
+    if size == (width, height) and crop.short_side in (None, min(size)):
+        return
+    box = crop.box(width, height)
+    name = _scale(picture, size, box)
+    part = ",".join(f"{edge:g}" for edge in box)
+    picture.transforms.append(f"crop {width}x{height}[{part}]->{size[0]}x{size[1]} {name}")
+
+
+def _scale(picture: Picture, size: tuple[int, int], box: tuple[float, float, float, float] | None) -> str:
+    """Make the picture, or the part of it in `box`, this large; how that was done, in words."""
     image = pillow()
     lanczos = image.Resampling.LANCZOS
-    name = "lanczos"
     if picture.wide is not None:
         bands = [image.fromarray(np.ascontiguousarray(picture.wide[:, :, n])) for n in range(picture.wide.shape[2])]
-        picture.wide = np.stack([np.asarray(band.resize(size, lanczos)) for band in bands], axis=2)
-    elif picture.image.mode in _NOMINAL:
-        name = "nearest"
-        picture.image = picture.image.resize(size, image.Resampling.NEAREST)
-    elif picture.image.mode in _NOT_REDUCIBLE:
-        picture.image = picture.image.resize(size, lanczos)
-    else:
-        name = "lanczos after box"
-        picture.image = picture.image.resize(size, lanczos, reducing_gap=REDUCING_GAP)
-    picture.transforms.append(f"resize {width}x{height}->{size[0]}x{size[1]} {name}")
+        picture.wide = np.stack([np.asarray(band.resize(size, lanczos, box)) for band in bands], axis=2)
+        return "lanczos"
+    if picture.image.mode in _NOMINAL:
+        picture.image = picture.image.resize(size, image.Resampling.NEAREST, box)
+        return "nearest"
+    if picture.image.mode in _NOT_REDUCIBLE:
+        picture.image = picture.image.resize(size, lanczos, box)
+        return "lanczos"
+    picture.image = picture.image.resize(size, lanczos, box, REDUCING_GAP)
+    return "lanczos after box"
 
 
 def _turn(picture: Picture, orientation: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from headrace.connectors.contract import Blob
 from headrace.ingest.normalizers.contract import Limits
 from headrace.ingest.normalizers.raster_bands import Band
+from headrace.ingest.normalizers.raster_cache import keep_block_rows
 from headrace.ingest.normalizers.raster_clouds import ClassMask, kind_of, wanted_kinds
 from headrace.ingest.normalizers.raster_errors import translated
 from headrace.ingest.normalizers.raster_gate import Admitted, admit, codec_of
@@ -100,6 +101,8 @@ def _layer(reader: SheetReader, sheet: Sheet, admitted: Admitted, config: Any, l
             opened.dataset, bands, about,
             classes=classes, reason=reason, ahead=_ahead(reader, opened, wanted), block=block,
         )  # fmt: skip
+    read = [band.index for band in bands] + ([classes.index] if classes else [])
+    keep_block_rows([(opened.dataset, read)], config.tile)
     if layer.tile_bytes(config.tile) > limits.max_bytes // 4:
         raise RecordError("too_large", f"a tile of {len(bands)} bands takes {layer.tile_bytes(config.tile)} bytes")
     return layer

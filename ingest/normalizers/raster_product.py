@@ -14,6 +14,7 @@ from typing import Any
 from headrace.connectors.contract import Blob
 from headrace.connectors.sniff import sniff_stream
 from headrace.ingest.normalizers.contract import Limits
+from headrace.ingest.normalizers.raster_cache import keep_block_rows
 from headrace.ingest.normalizers.raster_clouds import ClassMask, wanted_kinds
 from headrace.ingest.normalizers.raster_errors import translated
 from headrace.ingest.normalizers.raster_files import open_admitted, open_file
@@ -144,6 +145,7 @@ def _layer(product: Product, sheet: Sheet, files: ProductFiles, config: Any, lim
         extra={**product.extra, **place.extra},
     )
     layer = ProductLayer(readers, grid, about, classes)
+    keep_block_rows([reader.blocks for reader in [*readers, *([classes[0]] if classes else [])]], config.tile)
     tile = min(config.tile, grid.width) * min(config.tile, grid.height) * len(readers) * layer.dtype.itemsize
     if tile > limits.max_bytes // 4:
         raise RecordError("too_large", f"a tile of {len(readers)} bands takes {tile} bytes")

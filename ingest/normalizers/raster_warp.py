@@ -152,6 +152,11 @@ class BandReader:
             "resampling": self.resampling,
         }
 
+    @property
+    def blocks(self) -> tuple[Any, list[int]]:
+        """The dataset that is read, and the band of it."""
+        return self._vrt or self._dataset, [self.source.index]
+
     def close(self) -> None:
         """Close the warper; the file belongs to the product."""
         if self._vrt is not None:

@@ -124,12 +124,21 @@ class CsvTable:
         if len(strings[0]) == 0:
             return kinds
         self._kinds = kinds
-        converted = [self._column(name, texts)[0] for name, texts in zip(self.dialect.names, strings)]
-        plan = Plan(pa.RecordBatch.from_arrays(converted, names=list(self.dialect.names)), self.config)
+        plan = Plan(self._converted_whole(block, strings), self.config)
         exact = {leaf.top for leaf in (plan.device, plan.names) if leaf is not None}
         if plan.clock.how in ("number", "excel", "text"):
             exact |= set(plan.clock.columns)
         return {name: pa.string() if name in exact else kind for name, kind in kinds.items()}
+
+    def _converted_whole(self, block: Block, strings: list[pa.Array]) -> pa.RecordBatch:
+        """The first block in its types; cells that do not fit are null."""
+        try:
+            if not self._quotes_open(block):
+                return self._read(block.data, self._kinds)
+        except pa.ArrowInvalid:
+            pass  # some cell does not fit: each column says which
+        converted = [self._column(name, texts)[0] for name, texts in zip(self.dialect.names, strings)]
+        return pa.RecordBatch.from_arrays(converted, names=list(self.dialect.names))
 
     def _kind(self, texts: pa.Array) -> pa.DataType:
         kept = self._filled(texts).drop_null()

@@ -102,13 +102,24 @@ def batch_of_samples(
     """The same of rows whose samples lie end to end: row i has those from offsets[i] to offsets[i + 1]."""
     samples: dict[str, npt.NDArray[Any]] = dict(zip(_LISTS, (t, value, valid)))
     schema = draft_schema("sensor")
+    said = set().union(*rows)
     arrays = []
     for field in schema:
         if field.name in samples:
             arrays.append(_list(field.type, offsets, samples[field.name]))
+        elif field.name in said:
+            arrays.append(_column(field.type, [row.get(field.name) for row in rows]))
         else:
-            arrays.append(pa.array([row.get(field.name) for row in rows], field.type))
+            arrays.append(pa.nulls(len(rows), field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _column(kind: pa.DataType, values: list[Any]) -> pa.Array:
+    """The values as an array; one that all rows share is converted once."""
+    first = values[0]
+    if not all(value is first for value in values):
+        return pa.array(values, kind)
+    return pa.nulls(len(values), kind) if first is None else pa.repeat(pa.scalar(first, kind), len(values))
 
 
 def _list(kind: pa.DataType, offsets: npt.NDArray[np.int32], flat: npt.NDArray[Any]) -> pa.Array:

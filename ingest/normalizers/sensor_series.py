@@ -29,6 +29,7 @@ from headrace.schemas.canonical import canonical_json
 Floats = npt.NDArray[np.float64]
 
 _MARK = 7_316_482_053_917_264  #: stands for a row's number in a locator that is filled in later
+_MOST_SAID = 64
 MIN_STEPS = 16  #: positive steps that a window needs for a period of its own
 
 
@@ -106,6 +107,7 @@ class Series:
         self._locators = [text.split(str(_MARK)) for text in marked]
         self._transforms = [list(c.transforms) or None for c in self.channels]
         self._extras: dict[tuple[int, int | None], str | None] = {}
+        self._said: dict[tuple[str, ...], list[str] | None] = {}
         self._declared = period_ns
         self._period: int | None = None
         self._previous: int | None = None
@@ -134,8 +136,10 @@ class Series:
             return
         run = self._joined()
         full = len(run.t) - len(run.t) % self.window
-        for start in range(0, full, self.window):
-            yield from self._records(_part(run, start, start + self.window), ())
+        counts = [v.valid[:full].reshape(-1, self.window).sum(axis=1).tolist() for v in run.values]
+        for number, start in enumerate(range(0, full, self.window)):
+            part = _part(run, start, start + self.window)
+            yield from self._records(part, (), [of_channel[number] for of_channel in counts])
         self._runs = [_part(run, full, len(run.t))] if full < len(run.t) else []
         self.pending = len(run.t) - full
 
@@ -148,7 +152,7 @@ class Series:
         if self.pending:
             run = self._joined()
             self._runs, self.pending = [], 0
-            yield from self._records(run, tuple(flags))
+            yield from self._records(run, tuple(flags), [int(np.count_nonzero(v.valid)) for v in run.values])
 
     def _joined(self) -> _Run:
         if len(self._runs) == 1:
@@ -172,8 +176,10 @@ class Series:
             {name: mask for name, mask in marks.items() if mask is not None},
         )
 
-    def _records(self, run: _Run, flags: tuple[str, ...]) -> Iterator[Draft]:
-        shared = self._time_findings(run)
+    def _records(self, run: _Run, flags: tuple[str, ...], valid_counts: Sequence[int]) -> Iterator[Draft]:
+        """The record of each channel, of which so many samples are valid."""
+        shared = [*self._time_findings(run), *flags]
+        plain = self._sorted(shared)
         geometry = self._geometry(run)
         times: dict[str, Any] = {
             "t": run.t,
@@ -183,14 +189,13 @@ class Series:
         }
         if self.absolute:
             times |= {"event_time": int(run.t.min()) // 1000, "event_end": int(run.t.max()) // 1000}
-        first, last = int(run.labels[0]), int(run.rows[-1])
-        for index, (channel, part) in enumerate(zip(self.channels, run.values)):
-            valid_count = int(np.count_nonzero(part.valid))
-            infinite = int(np.count_nonzero(np.isinf(part.value))) if valid_count < len(part.value) else 0
+        first, last, size = int(run.labels[0]), int(run.rows[-1]), len(run.t)
+        for index, (channel, part, valid_count) in enumerate(zip(self.channels, run.values, valid_counts)):
+            infinite = int(np.count_nonzero(np.isinf(part.value))) if valid_count < size else 0
             self._started[index] |= valid_count + infinite > 0
             if not self._started[index]:
                 continue  # nothing was ever read here: an empty column is no signal
-            found = [*shared, *flags]
+            found = shared.copy()
             if infinite:
                 found.append(f"non_finite:{infinite}")
             if part.lossy is not None and part.lossy.any():
@@ -205,14 +210,23 @@ class Series:
                 "locator": f"{before}{first}{after}",
                 "value": part.value,
                 "valid": part.valid,
-                "valid_fraction": valid_count / len(part.valid),
+                "valid_fraction": valid_count / size,
                 "channel": channel.name,
                 "unit": channel.unit,
-                "flags": sorted(set(found)) or None,
+                "flags": plain if len(found) == len(shared) else self._sorted(found),
                 "transforms": self._transforms[index],
                 "extra": self._extra(index),
             }
             yield Draft("sensor", columns, last, (self.order, index))
+
+    def _sorted(self, found: list[str]) -> list[str] | None:
+        """The findings as a record holds them: one list for equal findings, since most windows have the same."""
+        key = tuple(found)
+        if key not in self._said:
+            if len(self._said) > _MOST_SAID:
+                self._said.clear()
+            self._said[key] = sorted(set(found)) or None
+        return self._said[key]
 
     def _extra(self, index: int) -> str | None:
         key = (index, self._period)
@@ -223,14 +237,16 @@ class Series:
 
     def _time_findings(self, run: _Run) -> list[str]:
         found = sorted(self.flags)
-        steps = np.diff(run.t) if self._previous is None else np.diff(run.t, prepend=self._previous)
+        steps = run.t[1:] - run.t[:-1]
+        if self._previous is not None:
+            steps = np.concatenate((run.t[:1] - self._previous, steps))
         self._previous = int(run.t[-1])
         for name, mask in run.marks.items():
             if count := int(mask.sum()):
                 found.append(f"{name}:{count}")
-        positive = steps[steps > 0]
         if self.time_source == "row_number":
             return found  # rows have no period, and a row that is missing is in quarantine
+        positive = steps if len(steps) and steps.min() > 0 else steps[steps > 0]
         if self._declared is not None:
             self._period = self._declared
         elif len(positive) >= MIN_STEPS or (self._period is None and len(positive)):

@@ -200,7 +200,8 @@ class StringMember:
             spelled = b'"%b"' % text.encode()
             if data.startswith(spelled, value):
                 return value + len(spelled)
-        spelled = encode_basestring_ascii(text).encode() if data.isascii() else orjson.dumps(text)
+        as_it_is = text.isascii() or not data.isascii()
+        spelled = orjson.dumps(text) if as_it_is else encode_basestring_ascii(text).encode()
         return value + len(spelled) if data.startswith(spelled, value) else _string_end(data, value)
 
     def cut_certainly(self, data: bytes, value: dict[str, Any]) -> bytes | None:

@@ -24,7 +24,9 @@ from headrace.commands import (
     export,
     inspect,
     keep,
+    own_process,
     quarantine,
+    reencode,
     scaffold,
     schema,
     serve,
@@ -46,7 +48,7 @@ app = typer.Typer(
 EXIT_DATA, EXIT_CONFIG, EXIT_STORAGE, EXIT_FENCED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
 for module in (
-    build, serve, streams, inspect, decode, verify, why, quarantine, keep, compact,
+    build, serve, streams, inspect, decode, verify, why, quarantine, keep, compact, reencode,
     export, scaffold, schema, connectors, doctor,
 ):  # fmt: skip
     module.register(app)
@@ -78,6 +80,7 @@ def run() -> None:
     has done its work.
     """
     code: Any = 0
+    own_process.claim()
     try:
         main()
     except SystemExit as end:

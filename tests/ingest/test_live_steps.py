@@ -135,7 +135,8 @@ def test_any_grouping_gives_what_groups_of_one_give(
 ) -> None:
     splits = {"a": made(kinds), "b": made(others)}
     with pytest.MonkeyPatch.context() as patch:
-        alone = played(patch, splits, stream, [1], [])
+        # Turns decide in which order windows were opened, and so how they lie in the carry file.
+        alone = played(patch, splits, stream, [1], [], turn)
         together = played(patch, splits, stream, hands, deeds, turn)
     if deeds:  # what is late depends on when a watermark was committed; the carry file on what was open at the last cut
         for told_ in (alone, together):

@@ -194,7 +194,7 @@ def snapshot_of(streams: int, rules: int = 1, commits: Any = ()) -> Snapshot:
         rejected = {f"rule{n:03d}": 1 for n in range(rules)}
         stream["outputs"] = [
             {"name": stream["name"], "modality": "text", "records": 5 + rules, "samples": 3, "tokens": 70,
-             "quarantined": 1, "rejected": rejected, "duplicates": 1}
+             "quarantined": 1, "rejected": rejected, "duplicates": 1, "engine": None}
         ]  # fmt: skip
         status["streams"].append(stream)
     return Snapshot(1, status, time.monotonic(), None)
@@ -323,7 +323,7 @@ def test_a_balance_fills_its_bar_exactly(parts: tuple[int, int, int, int]) -> No
     samples, quarantined, rejected, duplicates = parts
     output: Any = {
         "samples": samples, "quarantined": quarantined, "rejected": {"rule": rejected}, "duplicates": duplicates,
-        "records": sum(parts), "name": "", "modality": "", "tokens": 0,
+        "records": sum(parts), "name": "", "modality": "", "tokens": 0, "engine": None,
     }  # fmt: skip
     found = balance(output, 240)
     assert sum(segment.value for segment in found) == sum(parts)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import headrace
+from headrace.ingest.engine_words import engine_of
 from headrace.ingest.status_contract import (
     CommitStatus,
     ServiceStatus,
@@ -219,7 +220,7 @@ class LogService:
         found["outputs"] = [
             {"name": stream, "modality": settings.modality, "records": counts.records, "samples": counts.samples,
              "tokens": counts.tokens, "quarantined": counts.quarantined, "rejected": counts.rejected,
-             "duplicates": counts.duplicates}
+             "duplicates": counts.duplicates, "engine": engine_of(state, stream) if settings.tokenizer else None}
             for stream, settings in sorted(state.settings.items())
             if (settings.source or stream) == name and (counts := state.streams.get(stream)) is not None
         ]  # fmt: skip

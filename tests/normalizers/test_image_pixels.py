@@ -307,3 +307,40 @@ def test_wide_pixels_are_turned_like_others() -> None:
 def test_a_wrong_setting_is_refused(settings_: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         ImageConfig(**settings_)
+
+
+@pytest.mark.parametrize("crop", [224, (320, 100), (60, 200), 2000])
+@pytest.mark.parametrize("draft", [False, True])
+def test_a_crop_is_what_pillow_fits(crop: Any, draft: bool) -> None:
+    from PIL import ImageOps
+
+    scene = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    data = saved(Image.fromarray(scene).resize((1024, 768), Image.Resampling.BICUBIC), "JPEG", quality=90)
+    size = (crop, crop) if isinstance(crop, int) else crop
+    other = Image.open(io.BytesIO(data))
+    if draft:
+        other.draft("RGB", (max(size), max(size)))
+    (row,) = rows_of(data, "jpeg", crop=crop, scaled="fastest" if draft else "exact")
+    assert row["array"].shape == (size[1], size[0], 3)
+    if isinstance(crop, int) or not draft:
+        assert np.array_equal(row["array"], ImageOps.fit(other, size, Image.Resampling.LANCZOS))
+
+
+def test_a_short_side_leaves_a_border_around_the_crop() -> None:
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None], 256, 0)
+    (row,) = rows_of(saved(Image.fromarray(ramp), "PNG"), "png", crop=224, short_side=256)
+    assert np.array_equal(row["array"][:, :, 0], ramp[16:240, 16:240])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"crop": 224, "max_side": 100}, {"short_side": 256}, {"crop": 224, "short_side": 100}, {"crop": 0}]
+)
+def test_settings_of_size_that_contradict_each_other_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ImageConfig(**wrong)
+
+
+def test_crops_enter_no_digest_where_there_are_none() -> None:
+    from headrace.schemas.pipeline import bytes_settings
+
+    assert not {"crop", "short_side"} & bytes_settings(ImageConfig()).keys()

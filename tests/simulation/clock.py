@@ -41,6 +41,9 @@ class Clock:
     def perf_counter(self) -> float:
         return 0.0
 
+    def thread_time(self) -> float:
+        return 0.0
+
     def time_ns(self) -> int:
         return int(self._host * 1e6) * 1000
 

@@ -98,6 +98,7 @@ class PaperShardWriter:
         self.stream, self.lane = stream, lane
         self.path = shard_name(stream, lane, epoch)
         self.data_bytes = 0
+        self.seconds_behind = 0.0
         self._rows: list[Any] = []
         self._file = store.writer(self.path)
 
@@ -146,7 +147,7 @@ class PaperQuarantineWriter:
         )
 
 
-def _open_outputs(tokenizers: dict[str, str], stream: Any, store: Store) -> dict[str, Any]:
+def _open_outputs(tokenizers: dict[str, str], stream: Any, store: Store, retired: Any = ()) -> dict[str, Any]:
     return {
         modality: lane_output.OpenOutput(output, None, "paper")  # type: ignore[arg-type]
         for modality, output in stream.outputs.items()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from headrace.schemas.errors import RecordError, TokenizerError
 from headrace.schemas.record import list_views
-from headrace.tokenizers.chronos import Chronos, ChronosConfig, float32_sum, linspace
+from headrace.tokenizers.chronos import Chronos, ChronosConfig, float32_sums, linspace
 from headrace.tokenizers.registry import choose
 from headrace.tokenizers.sensor_times import describe
 from headrace.tokenizers.testing import row_tokens
@@ -180,7 +180,7 @@ def test_chronos_bins_are_equal_bit_for_bit(n_tokens: int, n_special: int) -> No
     for x, ids in zip(rows, row_tokens(encoded), strict=True):
         expected, _, scale = reference._input_transform(torch.tensor(x, dtype=torch.float32)[None])
         assert np.array_equal(ids, expected[0].numpy())
-        assert scale.numpy()[0] == tokenizer.bins(x.astype(np.float32))[1]
+        assert scale.numpy()[0] == tokenizer.bins(x.astype(np.float32)[None])[1][0]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -205,7 +205,7 @@ def test_the_sum_is_torchs_sum() -> None:
     random = np.random.default_rng(0)
     for n in [*range(70), 127, 255, 512, 513, 1000, 5000, 20_000]:
         x = (random.normal(size=n) ** 2 * 10.0 ** random.uniform(-3, 3)).astype(np.float32)
-        assert torch.nansum(torch.tensor(x)[None], dim=-1).numpy()[0] == float32_sum(x), n
+        assert torch.nansum(torch.tensor(x)[None], dim=-1).numpy()[0] == float32_sums(x[None])[0], n
 
 
 def test_chronos_counts_what_saturates() -> None:

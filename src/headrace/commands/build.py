@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -51,29 +53,42 @@ def build(
     if print_pipeline:
         typer.echo(pipeline_yaml(source, license))
         return
-    pipeline, base = read_source(source, license)
     if dry_run:
         from headrace.commands.estimates import print_estimate
         from headrace.ingest.estimate import estimate
 
-        print_estimate(estimate(pipeline, base, workers=workers), as_json=as_json)
+        print_estimate(estimate(*read_source(source, license), workers=workers), as_json=as_json)
         return
     from headrace.commands.progress import BuildDisplay
-    from headrace.commands.summary import print_summary
-    from headrace.ingest.build import build as run
-    from headrace.ingest.parts import Part
+    from headrace.ingest.child_process import ChildPool
 
-    with BuildDisplay(quiet=as_json) as display:
-        result = run(
-            pipeline,
-            out,
-            base=base,
-            workers=workers,
-            engine=check_engine(engine),
-            address=address,
-            watch=display.update,
-            part=Part.parse(part) if part else None,
-        )
+    with ChildPool() as children:
+        if engine in ("auto", "inline") and address is None:
+            children.warm()  # it imports while this process does
+        pipeline, base = read_source(source, license)
+        from headrace.ingest.build import build as run
+        from headrace.ingest.parts import Part
+
+        spare_pandas(pipeline)
+        with BuildDisplay(quiet=as_json) as display:
+
+            def watch(progress: dict[str, Any]) -> None:
+                display.update(progress)
+                load_summary()
+
+            result = run(
+                pipeline,
+                out,
+                base=base,
+                workers=workers,
+                engine=check_engine(engine),
+                address=address,
+                watch=watch,
+                part=Part.parse(part) if part else None,
+                children=children,
+            )
+    from headrace.commands.summary import print_summary
+
     print_summary(result, as_json=as_json)
 
 
@@ -90,6 +105,7 @@ def fit(
     from headrace.ingest.build import build as run
 
     pipeline, base = read_source(source, license)
+    spare_pandas(pipeline)
     with BuildDisplay(quiet=as_json) as display:
         result = run(
             pipeline, out, base=base, workers=workers, engine=check_engine(engine), watch=display.update, fit_only=True
@@ -128,6 +144,22 @@ def read_source(source: Path, license: str) -> tuple[Pipeline, Path]:
     from headrace.ingest.folder import folder_pipeline
 
     return folder_pipeline(source, license=license), Path.cwd()
+
+
+@functools.cache
+def load_summary() -> None:
+    """Import what the end of a build needs, once, while its workers are busy and this process is not."""
+    for name in ("headrace.ingest.view", "headrace.shards.verify", "headrace.shards.catalogue", "rich.table"):
+        importlib.import_module(name)
+
+
+def spare_pandas(pipeline: Pipeline) -> None:
+    """Keep pyarrow from importing pandas, which nothing here needs, if this process does only what was commanded."""
+    from headrace.commands import own_process
+    from headrace.ingest.without_pandas import all_built_in, leave_pandas_out
+
+    if own_process.is_ours() and all_built_in(pipeline):
+        leave_pandas_out()
 
 
 def pipeline_yaml(source: Path, license: str) -> str:

@@ -6,6 +6,8 @@ import sys
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from headrace.ingest.meter import STAGES
+
 
 class Bars:
     """Bars on a terminal, of columns named as in `rich.progress`; elsewhere `bars` is None."""
@@ -44,6 +46,12 @@ class Bars:
         self._bars.update(self._ids[name], total=total, completed=done, note=note)
 
 
+def told_meter(found: dict[str, float]) -> str:
+    """`96.8 % of bare speed (codec 10 %, tokenizer 85 %, write 2 %, wait 1 %, headrace 2 %)`."""
+    stages = ", ".join(f"{stage} {found[stage]:.0%}" for stage in STAGES if found[stage] >= 0.005)
+    return f"{found['bare']:.1%} of bare speed ({stages})".replace("%", " %")
+
+
 class BuildDisplay(Bars):
     """Draws what `Coordinator.progress` says. Without a terminal it prints a line when the phase changes."""
 
@@ -69,4 +77,6 @@ class BuildDisplay(Bars):
         note = "reading to fit" if fitting else f"{row['samples']:,} samples, {row['tokens']:,} tokens"
         if row["quarantined"] and not fitting:
             note += f", {row['quarantined']:,} quarantined"
+        if row.get("meter") and not fitting:
+            note += f", {told_meter(row['meter'])}"
         self._show(name, total, done, note)

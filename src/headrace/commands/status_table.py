@@ -7,8 +7,12 @@ from typing import Any
 
 
 def status_table(status: dict[str, Any], url: str | None) -> Any:
-    """A rich table: a row a stream."""
+    """A rich table: a row a stream; below it the engines that were retired."""
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
+
+    from headrace.ingest.engine_words import in_words
 
     table = Table(
         title=f"{status['dataset']}   version {status['version']}   {status['state']}" + (f"   {url}" if url else ""),
@@ -17,7 +21,8 @@ def status_table(status: dict[str, Any], url: str | None) -> Any:
         pad_edge=False,
         header_style="bold",
     )
-    for name in ("stream", "state", "records/s", "lag", "newest event", "last commit", "samples", "tokens", "refused"):
+    words = ("stream", "state", "records/s", "lag", "newest event", "last commit", "samples", "tokens", "refused")
+    for name in (*words, "of bare"):
         table.add_column(name, justify="left" if name in ("stream", "state") else "right")
     now = time.time()
     for stream in status["streams"]:
@@ -34,10 +39,13 @@ def status_table(status: dict[str, Any], url: str | None) -> Any:
             f"{sum(o['samples'] for o in outputs):,}",
             f"{sum(o['tokens'] for o in outputs):,}",
             f"{stream['quarantined_items'] + sum(o['quarantined'] for o in outputs):,}",
+            f"{stream['meter']['bare']:.1%}" if stream.get("meter") else "",
         )
         for error in stream["errors"][:1]:
             table.add_row("", f"[yellow]{error['message'][:100]}[/]")
-    return table
+    outputs = [o for stream in status["streams"] for o in stream["outputs"] if o["engine"] and o["engine"]["retired"]]
+    lines = [Text(f"engine of {o['name']}: {in_words(o['engine'])}", style="yellow") for o in outputs]
+    return Group(table, *lines) if lines else table
 
 
 def _state(stream: dict[str, Any]) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from headrace.ingest.meter import EXT, STAGES, meter_ext
+
 if TYPE_CHECKING:
     from headrace.ingest.build import BuildResult
     from headrace.ingest.view import DatasetView
@@ -25,36 +27,37 @@ def print_summary(result: BuildResult, *, as_json: bool) -> None:
     report = verify(view.dataset)
     found["content_digest"] = report.content_digest
     found["seconds"], found["engine"], found["workers"] = round(result.seconds, 3), result.engine, result.workers
-    found["meter"] = meter(result.stage_seconds)
+    found["meter"] = meters(result.stage_seconds, result.worker_seconds)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
     print_dataset(found)
-    for name, shares in found["meter"].items():
-        told = ", ".join(f"{share:.0%} {stage}" for stage, share in shares.items() if share >= 0.005)
-        typer.echo(f"time of {name}: {told}")
     typer.echo(f"content_digest {report.content_digest}")
     typer.echo(
         f"{result.dataset} version {result.version} in {result.seconds:.1f} s, {result.engine} with {result.workers}"
     )
 
 
-def meter(stage_seconds: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Per stream, the share of worker time in reading, codec, tokenizer and writing; the rest is headrace itself."""
-    out = {}
-    for stream, seconds in sorted(stage_seconds.items()):
-        total = seconds.get("total", 0.0)
-        if total > 0:
-            shares = {
-                name: seconds.get(key, 0.0) / total
-                for name, key in (("read", "read"), ("codec", "normalize"), ("tokenizer", "encode"), ("write", "write"))
-            }
-            out[stream] = {**shares, "headrace": max(0.0, 1 - sum(shares.values()))}
-    return out
+def meters(streams: dict[str, dict[str, float]], workers: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Where the time of a build went, by stream and by worker: shares by stage, `bare` and `seconds`."""
+    found: dict[str, Any] = {"streams": {}, "workers": {}}
+    return {**found, **meter_ext(streams, workers).get(EXT, {})}
+
+
+def print_meters(found: dict[str, Any]) -> None:
+    """The same as a table."""
+    rows = [
+        [f"{kind} {name}", *(f"{told[key]:.1%}" for key in (*STAGES, "bare")), f"{told['seconds']:,.1f}"]
+        for kind, several in (("stream", found["streams"]), ("worker", found["workers"]))
+        for name, told in several.items()
+    ]
+    table(["time of", *STAGES, "of bare speed", "seconds"], rows, right=range(1, 8))
 
 
 def dataset_summary(view: DatasetView) -> dict[str, Any]:
     """A dataset in plain values."""
+    from headrace.ingest.engine_words import engine_of
+
     state = view.dataset.state
     streams = []
     for name, info in view.streams().items():
@@ -77,6 +80,7 @@ def dataset_summary(view: DatasetView) -> dict[str, Any]:
                 "license": info.settings.license,
                 "tokenizer": (info.settings.detail.get("tokenizer") or {}).get("type"),
                 "fingerprint": info.settings.tokenizer,
+                "engine": engine_of(state, name) if info.settings.tokenizer else None,
                 **fidelity(view, name, info.settings.error_unit),
             }
         )
@@ -92,6 +96,7 @@ def dataset_summary(view: DatasetView) -> dict[str, Any]:
         "vocabulary": vocabulary_table(view),
         "quarantine": quarantine_table(view),
         "replayed": state.replayed_rows(),
+        "meter": state.ext.get(EXT, {"streams": {}, "workers": {}}),
         "unlicensed_samples": sum(s["samples"] for s in streams if s["license"] == "NOASSERTION"),
     }
 
@@ -100,17 +105,20 @@ def fidelity(view: DatasetView, stream: str, unit: str) -> dict[str, Any]:
     """Median and worst error, mean clip fraction, over all samples of a stream."""
     import numpy as np
 
-    errors, clips = [], []
+    errors, clips = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
     for batch in view.samples(stream, ["error", "clip_fraction"]):
-        errors += [v for v in batch.column("error").to_pylist() if v is not None]
-        clips += [v for v in batch.column("clip_fraction").to_pylist() if v is not None]
-    finite = np.array([e for e in errors if np.isfinite(e)])
+        for name, into in (("error", errors), ("clip_fraction", clips)):
+            known = batch.column(name).drop_null()
+            into.append(np.array(np.frombuffer(known.buffers()[1] or b"", np.float32, len(known), 4 * known.offset)))
+    finite = np.concatenate(errors).astype(np.float64)
+    finite = finite[np.isfinite(finite)]
+    shares = np.concatenate(clips).astype(np.float64)
     higher_is_better = unit.endswith("_db")
     return {
         "error_unit": unit,
         "error_median": float(np.median(finite)) if finite.size else None,
         "error_worst": float(finite.min() if higher_is_better else finite.max()) if finite.size else None,
-        "clip_fraction": float(np.mean(clips)) if clips else None,
+        "clip_fraction": float(shares.mean()) if shares.size else None,
     }
 
 
@@ -155,6 +163,8 @@ def quarantine_table(view: DatasetView) -> list[dict[str, Any]]:
 
 def print_dataset(found: dict[str, Any]) -> None:
     """The tables."""
+    from headrace.ingest.engine_words import in_words
+
     rows = [
         [
             s["stream"], s["modality"], f"{s['records']:,}", f"{s['samples']:,}", f"{s['quarantined']:,}",
@@ -200,10 +210,16 @@ def print_dataset(found: dict[str, Any]) -> None:
             for b in found["vocabulary"]["blocks"]
         ]
         table(["unified ids from", "size", "kind", "tokenizer", "of the streams"], rows, right=[0, 1])
+    if found["meter"]["streams"]:
+        typer.echo("")
+        print_meters(found["meter"])
     if found["quarantine"]:
         typer.echo("")
         rows = [[q["stream"], q["reason"], f"{q['count']:,}", q["uri"], q["message"]] for q in found["quarantine"]]
         table(["quarantined from", "reason", "count", "example", "what was found"], rows, right=[2])
+    for s in found["streams"]:
+        if s["engine"] and s["engine"]["retired"]:
+            typer.echo(f"engine of {s['stream']}: {in_words(s['engine'])}")
     if found["replayed"]:
         typer.echo(f"{found['replayed']:,} of the quarantined were replayed: they are samples now, or quarantined anew")
     typer.echo("")
