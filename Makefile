@@ -58,10 +58,10 @@ types: $(VENV)/.test-installed
 	@echo "== mypy"
 	@$(BIN)/mypy
 
-# Four processes on two cores, since tests wait for servers much of their time; each that meets Ray starts its own.
+# Three processes on two cores, since tests wait for servers much of their time; each that meets Ray starts its own.
 pytest: $(VENV)/.test-installed tools
 	@echo "== pytest"
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not chaos" --ignore=tests/exports $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not chaos" --ignore=tests/exports $(PYTEST_ARGS)
 
 tools:
 	@bash scripts/test-tools.sh

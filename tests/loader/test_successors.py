@@ -118,7 +118,7 @@ def test_a_file_that_is_simply_gone_is_an_error_that_names_it(tmp_path: Path) ->
     shard = Dataset.open(made.path).state.live_shards("tide")[1]
     os.unlink(os.path.join(made.path, shard.path))
     for mapped in (True, False):
-        with pytest.raises(ShardError, match=rf"no later version replaced it: .*{shard.path}"):
+        with pytest.raises(ShardError, match=f"the shard {shard.path} is not there"):
             whole(pinned(made, made.log.state.v, mapped=mapped))
 
 

@@ -90,13 +90,20 @@ class PostgresServer:
         program = str(self._bin / "postgres")
         command = [program, "-D", str(self._data), "-p", str(self.port), "-h", "127.0.0.1", "-k", ""]
         log = self._folder / "log"
-        with open(log, "ab") as output:
-            self._process = subprocess.Popen(
-                [*as_nobody(), *command, *options], stdout=output, stderr=output, cwd="/", start_new_session=True
-            )
         deadline = time.monotonic() + 60
+        self._process = None
         while True:
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            # After a SIGKILL the old server's children hold its shared memory for a moment, and a new one gives up.
+            if self._process is None or self._process.poll() is not None:
+                with open(log, "ab") as output:
+                    self._process = subprocess.Popen(
+                        [*as_nobody(), *command, *options],
+                        stdout=output,
+                        stderr=output,
+                        cwd="/",
+                        start_new_session=True,
+                    )
+            if time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
             try:
                 self.connect().close()
