@@ -18,7 +18,7 @@ from headrace.shards.loader.table import Longs
 from headrace.shards.loader.window import Window
 
 #: Tokens that are assembled at once: enough to make what a slab costs small beside its tokens.
-_SLAB_TOKENS = 1 << 18
+_SLAB_TOKENS = 1 << 20
 _RAGGED_ROWS = 64
 _SCANNED = 1 << 16  # sequences of the whole job that are looked through at once
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,17 @@ def test_long_texts_get_the_ids_that_the_library_gives_them_whole(corpus: Path, 
     for text in (book, book.replace("\n", " "), "\n" * 20_000, "x\n" * 9000, "a" * 3999 + "\n", "a" * 4000 + "\nb"):
         assert tokenizer.encode(texts(text)).values.tolist() == reference.encode(text)
         assert back(tokenizer, text) == [text]
+
+
+def test_a_unigram_model_sees_texts_whole() -> None:
+    """It adds up float32 scores along a text: in parts of some thousand characters a few ids came out otherwise."""
+    library = pytest.importorskip("sentencepiece")
+    rng = random.Random(3)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(3000)]
+    book = "\n".join(" ".join(rng.choices(words, k=12)) for _ in range(3000))
+    tokenizer = fit((book[:60_000],), model_type="unigram", vocab_size=1500)
+    reference = library.SentencePieceProcessor(model_proto=tokenizer.artefact.files["tokenizer.model"])
+    assert tokenizer.encode(texts(book)).values.tolist() == reference.encode(book)
 
 
 def test_training_gives_the_same_bytes_each_time() -> None:
