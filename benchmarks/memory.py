@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py                     JSON Lines of 0.25 and 1 GB, inline, two workers
     python benchmarks/memory.py --gb 5              … of 1.25 and 5 GB
-    python benchmarks/memory.py --folder BIG        a folder of one's own, for example of benchmarks/video.py --large
+    python benchmarks/memory.py --folder BIG        a folder of one's own, for example with the raster of benchmarks/raster.py --large
     python benchmarks/memory.py --pipeline P.yaml   … or a pipeline
 
 The credit that a build is judged by: a decoding process may take `CREDIT_MIB` of memory of its own, itself included, and
