@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,10 +169,7 @@ class Child:
                 os.close(fd)
         self._to_child = self._from_child = -1
         self._selector.close()
-        for path in sorted(self._folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-        if self._folder.exists():
-            self._folder.rmdir()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class ChildPool:
@@ -221,10 +219,7 @@ class ChildPool:
             idle, self._idle = self._idle, []
         for child in idle:
             child.kill()
-        for path in sorted(self._scratch.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-        if self._scratch.exists():
-            self._scratch.rmdir()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

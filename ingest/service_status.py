@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from headrace.connectors.registry import guarantee_of
-from headrace.ingest.engine_words import engine_of
+from headrace.ingest.engine_report import engine_of
 from headrace.ingest.meter import meter
 from headrace.ingest.service_stream import ServiceStream
 from headrace.shards.books import SourceCounts, StreamCounts

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from headrace.ingest.engine_words import in_words
+from headrace.ingest.engine_report import in_words
 
 #: Shown where a value is unknown.
 UNKNOWN = "–"

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from headrace.schemas.errors import EngineMismatch
 from headrace.tokenizers.arrays import Array
-from headrace.tokenizers.contract import Encoded
+from headrace.tokenizers.contract import Encoded, Tokenizer
 from headrace.tokenizers.engine_cuts import Cuts
 from headrace.tokenizers.engine_proof import Encode, disproof, first_difference
 from headrace.tokenizers.engine_words import Reference, Rows, WordEngine
@@ -105,6 +105,30 @@ class TextEngine:
             ids = [f"id {rows[at]}" if at < len(rows) else "no id" for rows in (fast, slow)]
             message = f"record {record}: {self.name} gives {ids[0]} at token {at}, {self._library} gives {ids[1]}"
             raise EngineMismatch(message, engine=self.name, row=row)
+
+
+class EngineTokenizer(Tokenizer):
+    """Base of text tokenizers that encode by a TextEngine: what is told of it, and how it is retired."""
+
+    _engine: TextEngine | None = None  #: made when there is an artefact
+
+    @property
+    def engine(self) -> str:
+        return REFERENCE if self._engine is None else self._engine.name
+
+    @property
+    def engine_reason(self) -> str | None:
+        """Why the reference library encodes; None while the engine does."""
+        return "not fitted" if self._engine is None else self._engine.reason
+
+    @property
+    def checked(self) -> int:
+        """Documents that were compared with the reference library so far."""
+        return 0 if self._engine is None else self._engine.checked
+
+    def retire_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.retire()
 
 
 def _chosen(records: pa.RecordBatch) -> list[int]:

@@ -22,10 +22,10 @@ from headrace.schemas.errors import ConfigError, MissingExtra, NotFitted, Record
 from headrace.schemas.record import Modality, RecordBuilder, modality_of
 from headrace.tokenizers.arrays import Array
 from headrace.tokenizers.artefact_checks import check_artefact
-from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
+from headrace.tokenizers.contract import Artefact, Encoded, TokenizerConfig
 from headrace.tokenizers.control_text import looks_like_control
 from headrace.tokenizers.engine_huggingface import cuts_for, token_bytes
-from headrace.tokenizers.engine_text import TextEngine, encoded, rows_of
+from headrace.tokenizers.engine_text import EngineTokenizer, TextEngine, encoded, rows_of
 from headrace.tokenizers.engine_words import Rows
 from headrace.tokenizers.model_file import ModelFile, read_model
 
@@ -39,10 +39,11 @@ class HuggingFaceConfig(TokenizerConfig):
     model: ModelFile | None = Field(None, description="the path of a tokenizer.json (needed)")
 
 
-class HuggingFace(Tokenizer):
+class HuggingFace(EngineTokenizer):
     """See the module."""
 
     Config = HuggingFaceConfig
+    _engine: TextEngine
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
 
     def __init__(self, config: HuggingFaceConfig, artefact: Artefact | None = None) -> None:
@@ -78,23 +79,6 @@ class HuggingFace(Tokenizer):
             # A vocabulary that spells a marker in its ordinary pieces: better no sample than a false marker.
             raise RecordError("encode_failed", "the text would become a control token of this tokenizer.json")
         return encoded(values, offsets, self._unknown)
-
-    @property
-    def engine(self) -> str:
-        return self._engine.name
-
-    @property
-    def engine_reason(self) -> str | None:
-        """Why the reference library encodes; None while the engine does."""
-        return self._engine.reason
-
-    @property
-    def checked(self) -> int:
-        """Documents that were compared with the reference library so far."""
-        return self._engine.checked
-
-    def retire_engine(self) -> None:
-        self._engine.retire()
 
     def _proven_engine(self, described: dict[str, Any]) -> TextEngine:
         version = importlib.metadata.version("tokenizers")

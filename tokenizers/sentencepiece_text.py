@@ -26,11 +26,11 @@ from headrace.schemas.errors import ConfigError, MissingExtra, NotFitted, Record
 from headrace.schemas.record import Modality, RecordBuilder, modality_of
 from headrace.tokenizers.arrays import Array
 from headrace.tokenizers.artefact_checks import check_artefact
-from headrace.tokenizers.contract import Artefact, Encoded, FitBudget, Tokenizer, TokenizerConfig
+from headrace.tokenizers.contract import Artefact, Encoded, FitBudget, TokenizerConfig
 from headrace.tokenizers.control_text import looks_like_control
 from headrace.tokenizers.engine_proof import Encode
 from headrace.tokenizers.engine_sentencepiece import apart, cuts_for, prefixed, token_bytes
-from headrace.tokenizers.engine_text import TextEngine, encoded, rows_of
+from headrace.tokenizers.engine_text import EngineTokenizer, TextEngine, encoded, rows_of
 from headrace.tokenizers.engine_words import Rows
 from headrace.tokenizers.fit_rows import fit_rows, training_card
 from headrace.tokenizers.model_file import ModelFile, read_model
@@ -58,7 +58,7 @@ class SentencePieceConfig(TokenizerConfig):
     split_digits: bool = Field(True, description="every digit is a piece of its own")
 
 
-class SentencePiece(Tokenizer):
+class SentencePiece(EngineTokenizer):
     """See the module."""
 
     Config = SentencePieceConfig
@@ -115,25 +115,8 @@ class SentencePiece(Tokenizer):
         _ = self.artefact
         if modality_of(records) != "text":
             raise SchemaMismatch(f"`{KIND}` takes text records, not {modality_of(records)}")
+        assert self._engine is not None
         return encoded(*self._engine.encode(records), self._processor.unk_id())
-
-    @property
-    def engine(self) -> str:
-        return self._engine.name if self._artefact is not None else "reference"
-
-    @property
-    def engine_reason(self) -> str | None:
-        """Why the reference library encodes; None while the engine does."""
-        return self._engine.reason if self._artefact is not None else None
-
-    @property
-    def checked(self) -> int:
-        """Documents that were compared with the reference library so far."""
-        return self._engine.checked if self._artefact is not None else 0
-
-    def retire_engine(self) -> None:
-        if self._artefact is not None:
-            self._engine.retire()
 
     def _proven_engine(self, model: bytes) -> TextEngine:
         engine = TextEngine(self._reference, f"sentencepiece {_library().__version__}", self.token_dtype)

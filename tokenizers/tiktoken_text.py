@@ -25,9 +25,9 @@ from headrace.schemas.errors import ConfigError, MissingExtra, RecordError, Sche
 from headrace.schemas.record import Modality, RecordBuilder, modality_of
 from headrace.tokenizers.arrays import Array
 from headrace.tokenizers.artefact_checks import check_artefact
-from headrace.tokenizers.contract import Artefact, Encoded, Tokenizer, TokenizerConfig
+from headrace.tokenizers.contract import Artefact, Encoded, TokenizerConfig
 from headrace.tokenizers.engine_cuts import FAMILIES, Family, of_pattern
-from headrace.tokenizers.engine_text import TextEngine, encoded, rows_of
+from headrace.tokenizers.engine_text import EngineTokenizer, TextEngine, encoded, rows_of
 from headrace.tokenizers.engine_words import Rows
 from headrace.tokenizers.model_file import ModelFile, read_model
 
@@ -81,10 +81,11 @@ class TiktokenConfig(TokenizerConfig):
         return value
 
 
-class Tiktoken(Tokenizer):
+class Tiktoken(EngineTokenizer):
     """See the module."""
 
     Config = TiktokenConfig
+    _engine: TextEngine
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
 
     def __init__(self, config: TiktokenConfig, artefact: Artefact | None = None) -> None:
@@ -116,23 +117,6 @@ class Tiktoken(Tokenizer):
         if modality_of(records) != "text":
             raise SchemaMismatch(f"`{KIND}` takes text records, not {modality_of(records)}")
         return encoded(*self._engine.encode(records), None)
-
-    @property
-    def engine(self) -> str:
-        return self._engine.name
-
-    @property
-    def engine_reason(self) -> str | None:
-        """Why the reference library encodes; None while the engine does."""
-        return self._engine.reason
-
-    @property
-    def checked(self) -> int:
-        """Documents that were compared with the reference library so far."""
-        return self._engine.checked
-
-    def retire_engine(self) -> None:
-        self._engine.retire()
 
     def _proven_engine(self, pattern: str, ranks: dict[bytes, int]) -> TextEngine:
         engine = TextEngine(self._reference, f"tiktoken {_version()}", self.token_dtype)

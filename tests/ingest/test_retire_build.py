@@ -16,7 +16,7 @@ import pytest
 from headrace.commands.summary import dataset_summary
 from headrace.ingest.build import BuildFailed
 from headrace.ingest.build import build as run
-from headrace.ingest.engine_words import engine_of, in_words
+from headrace.ingest.engine_report import engine_of, in_words
 from headrace.ingest.parts import Part, join
 from headrace.ingest.pipeline_file import load_pipeline
 from headrace.ingest.reencode_run import reencode_dataset

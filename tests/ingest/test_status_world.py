@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import headrace
-from headrace.ingest.engine_words import engine_of
+from headrace.ingest.engine_report import engine_of
 from headrace.ingest.status_contract import (
     CommitStatus,
     ServiceStatus,

@@ -33,7 +33,7 @@ def reencode(
     """
     from headrace.commands.build import read_source
     from headrace.commands.progress import BuildDisplay
-    from headrace.ingest.engine_words import engine_of, in_words
+    from headrace.ingest.engine_report import engine_of, in_words
     from headrace.ingest.live_writer import refuse_live_writer
     from headrace.ingest.reencode_run import reencode_dataset
     from headrace.shards.dataset import Dataset

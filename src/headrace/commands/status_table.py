@@ -12,7 +12,7 @@ def status_table(status: dict[str, Any], url: str | None) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from headrace.ingest.engine_words import in_words
+    from headrace.ingest.engine_report import in_words
 
     table = Table(
         title=f"{status['dataset']}   version {status['version']}   {status['state']}" + (f"   {url}" if url else ""),

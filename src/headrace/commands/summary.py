@@ -56,7 +56,7 @@ def print_meters(found: dict[str, Any]) -> None:
 
 def dataset_summary(view: DatasetView) -> dict[str, Any]:
     """A dataset in plain values."""
-    from headrace.ingest.engine_words import engine_of
+    from headrace.ingest.engine_report import engine_of
 
     state = view.dataset.state
     streams = []
@@ -163,7 +163,7 @@ def quarantine_table(view: DatasetView) -> list[dict[str, Any]]:
 
 def print_dataset(found: dict[str, Any]) -> None:
     """The tables."""
-    from headrace.ingest.engine_words import in_words
+    from headrace.ingest.engine_report import in_words
 
     rows = [
         [
