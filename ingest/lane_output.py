@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,10 +37,14 @@ from headrace.shards.quarantine import QuarantineWriter
 from headrace.shards.store import Store
 from headrace.shards.writer import ShardWriter
 from headrace.tokenizers.contract import Encoded, Tokenizer
+from headrace.tokenizers.engine_text import EngineTokenizer
 
 _BATCH_BYTES = 2 << 20  #: payload after which waiting rows are encoded
 _BATCH_ROWS = 4096
 _BATCH_NAMES = 128 << 10  #: bytes of positions: the slot names every item of a batch
+_MOST_KEPT = 4
+#: Text tokenizers of this process by thread, dataset, fingerprint and settings.
+_kept: dict[tuple[int, str, str, str], EngineTokenizer] = {}
 
 
 @dataclass
@@ -86,13 +91,31 @@ def open_outputs(
         if output.tokenizer is None:
             opened[modality] = OpenOutput(output, None, output_schema(output, None))
         elif fingerprint:
-            tokenizer = output.tokenizer(output.config, read_artefact(store, fingerprint))
+            tokenizer = _tokenizer(output, fingerprint, store)
             if [fingerprint, tokenizer.engine] in [list(pair) for pair in retired]:
                 tokenizer.retire_engine()
             opened[modality] = OpenOutput(output, tokenizer, output_schema(output, tokenizer))
         else:
             opened[modality] = OpenOutput(output, None, None)
     return opened
+
+
+def _tokenizer(output: Output, fingerprint: str, store: Store) -> Tokenizer:
+    """A tokenizer of the dataset; text tokenizers are kept, since the next lane will ask for the words of this one.
+
+    Nothing but time depends on what they remember. They are not for several threads, so each thread has its own.
+    """
+    key = threading.get_ident(), store.url, fingerprint, output.config.model_dump_json()
+    kept = _kept.get(key)
+    if kept is None:
+        assert output.tokenizer is not None
+        made = output.tokenizer(output.config, read_artefact(store, fingerprint))
+        if not isinstance(made, EngineTokenizer):
+            return made
+        kept = _kept[key] = made
+        while len(_kept) > _MOST_KEPT:
+            del _kept[next(iter(_kept))]
+    return kept
 
 
 @dataclass
